@@ -1,0 +1,166 @@
+"""Reading and writing the files that stages hand to each other.
+
+Every writer is atomic (a temporary file beside the target, then a rename) and deterministic (sorted keys, no time
+stamps, no host names), so the same work gives the same bytes. Every reader says in one sentence what is wrong with a
+file that is missing, cut short or of another schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ase
+import ase.io
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from segalflow.errors import ArtefactError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path with the suffix of `path`; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_builtin(value: Any) -> Any:
+    """Return `value` with NumPy arrays and scalars, tuples and paths turned into plain JSON types."""
+    if isinstance(value, Mapping):
+        return {str(k): to_builtin(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return to_builtin(value.tolist())
+    if isinstance(value, np.generic):
+        return to_builtin(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Sequence | set | frozenset):
+        return [to_builtin(v) for v in value]
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
+
+
+def _inline(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(not isinstance(v, dict) for v in value) and len(json.dumps(value)) < 100
+    return not isinstance(value, dict) or not value
+
+
+def _dump(value: Any, indent: int = 0) -> str:
+    """JSON with short lists kept on one line, so that a person can read a model file."""
+    pad = " " * (indent + 1)
+    if isinstance(value, dict) and value:
+        rows = [f"{pad}{json.dumps(k)}: {_dump(v, indent + 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
+    if isinstance(value, list) and not _inline(value):
+        return "[\n" + ",\n".join(pad + _dump(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
+    return json.dumps(value, allow_nan=False)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any], schema: str) -> None:
+    """Write `content` as readable JSON headed by its schema name.
+
+    Args:
+        path: target file.
+        content: anything `to_builtin` can turn into plain types; NaN becomes null.
+        schema: name and version of the format, e.g. ``"segalflow.expansion/1"``.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(_dump({"schema": schema, **to_builtin(content)}) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path, schema: str | None = None) -> dict[str, Any]:
+    """Read a JSON artefact and check its schema name.
+
+    Raises:
+        ArtefactError: if the file is missing, is not whole JSON, or has another schema.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(
+            f"{path}: not a whole JSON file ({error}); delete it and run again to have it remade"
+        ) from None
+    if schema is not None and (not isinstance(content, dict) or content.get("schema") != schema):
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise ArtefactError(f"{path}: expected schema '{schema}', found {found!r}")
+    return content
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a CSV (or parquet, by suffix) table without its index; floats keep all their digits."""
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV or parquet table and check that it has `columns`.
+
+    Raises:
+        ArtefactError: if the file is missing, unreadable or lacks a column.
+    """
+    import pandas as pd  # late: calculation jobs start by the hundred and need no tables
+
+    try:
+        table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file does not exist") from None
+    except pd.errors.EmptyDataError:
+        raise ArtefactError(f"{path}: the table is empty; delete it and run again to have it remade") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{path}: not a readable table ({error}); delete it and run again to have it remade"
+        ) from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise ArtefactError(f"{path}: expected column '{missing[0]}', found {', '.join(map(str, table.columns))}")
+    return table
+
+
+def write_structures(path: str | Path, structures: Sequence[ase.Atoms]) -> None:
+    """Write structures as extended XYZ with their ``info`` (ids, ideal occupation, energies)."""
+    with atomic_path(path) as temporary:
+        ase.io.write(temporary, list(structures), format="extxyz")
+
+
+def read_structures(path: str | Path) -> list[ase.Atoms]:
+    """Read all structures of an extended XYZ file.
+
+    Raises:
+        ArtefactError: if the file is missing or cut short.
+    """
+    try:
+        return ase.io.read(path, index=":", format="extxyz")
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file does not exist") from None
+    except Exception as error:  # ASE's reader raises many kinds on a cut file
+        raise ArtefactError(
+            f"{path}: not a readable extended XYZ file ({error}); delete it and run again to have it remade"
+        ) from None

@@ -1,0 +1,1 @@
+"""Energies of structures: engines, single calculations, and the dataset made from them."""

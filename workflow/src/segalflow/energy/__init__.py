@@ -1,0 +1,1 @@
+"""Energy models: the first contract. Samplers see only `segalflow.energy.base.EnergyModel`."""

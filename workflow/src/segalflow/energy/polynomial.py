@@ -1,0 +1,249 @@
+"""Spin polynomials: the exact energy of any binary cluster expansion or Ising model on one cell.
+
+``E(s) = c + sum_m J_m prod_{i in m} s_i`` with spins +-1 (``s = 2 occupation - 1``: species 1 is +1). Figures that wrap
+onto themselves reduce by ``s^2 = 1`` and equal monomials are merged once, so small cells are exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from segalflow.errors import ExpansionError
+from segalflow.expansion.hamiltonian import ClusterExpansion
+from segalflow.lattice import Supercell
+from segalflow.units import BOLTZMANN_EV_PER_K
+
+
+@dataclass(frozen=True, eq=False)
+class SiteTable:
+    """For every site, the monomials it is part of (compressed rows).
+
+    Attributes:
+        start: shape (n_sites + 1,): terms of site i are ``start[i]:start[i+1]``.
+        coefficient: J of each term, eV.
+        n_others: number of other sites in each term.
+        others: shape (n_terms, max_order - 1): the other sites, padded with -1.
+    """
+
+    start: np.ndarray
+    coefficient: np.ndarray
+    n_others: np.ndarray
+    others: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class SpinPolynomial:
+    """A polynomial in +-1 spins; implements `EnergyModel` and `LocalFieldModel`.
+
+    Attributes:
+        n_sites: number of sites.
+        constant: energy of the empty product, eV.
+        members: the sites of the monomials by order: ``members[k-1]`` has shape (n_k, k), int32, rows sorted.
+        coefficients: their coefficients, ``coefficients[k-1]`` of shape (n_k,), eV.
+    """
+
+    n_sites: int
+    constant: float
+    members: tuple[np.ndarray, ...]
+    coefficients: tuple[np.ndarray, ...]
+    boltzmann: float = BOLTZMANN_EV_PER_K
+    energy_unit: str = "eV"
+
+    @property
+    def n_species(self) -> np.ndarray:
+        """Two species on every site, shape (n_sites,)."""
+        return np.full(self.n_sites, 2)
+
+    @property
+    def max_order(self) -> int:
+        """Largest number of spins in a monomial."""
+        return max((k + 1 for k, c in enumerate(self.coefficients) if len(c)), default=0)
+
+    @property
+    def n_monomials(self) -> int:
+        """Number of monomials without the constant."""
+        return sum(len(c) for c in self.coefficients)
+
+    @functools.cached_property
+    def site_table(self) -> SiteTable:
+        """Monomials by site."""
+        width = max(self.max_order - 1, 1)
+        sites, coefficient, n_others, others = [], [], [], []
+        for order, (member, value) in enumerate(zip(self.members, self.coefficients, strict=True), start=1):
+            for column in range(order if len(value) else 0):
+                rest = np.full((len(value), width), -1, dtype=np.int32)
+                rest[:, : order - 1] = np.delete(member, column, axis=1)
+                sites.append(member[:, column])
+                coefficient.append(value)
+                n_others.append(np.full(len(value), order - 1, dtype=np.int32))
+                others.append(rest)
+        if not sites:
+            empty = np.zeros(0, dtype=np.int32)
+            return SiteTable(np.zeros(self.n_sites + 1, np.int64), np.zeros(0), empty, np.zeros((0, width), np.int32))
+        site = np.concatenate(sites)
+        order_by_site = np.argsort(site, kind="stable")
+        start = np.searchsorted(site[order_by_site], np.arange(self.n_sites + 1))
+        return SiteTable(
+            start.astype(np.int64),
+            np.concatenate(coefficient)[order_by_site],
+            np.concatenate(n_others)[order_by_site],
+            np.ascontiguousarray(np.concatenate(others)[order_by_site]),
+        )
+
+    def energy(self, occupations: np.ndarray) -> np.ndarray:
+        """Return total energies, shape (batch,), eV, of occupations 0/1, shape (batch, n_sites)."""
+        return self.energy_of_spins(2 * np.asarray(occupations, dtype=np.int8) - 1)
+
+    def energy_of_spins(self, spins: np.ndarray) -> np.ndarray:
+        """Return total energies, shape (batch,), eV, of +-1 spins, shape (batch, n_sites)."""
+        spins = np.ascontiguousarray(np.atleast_2d(spins), dtype=np.int8)
+        total = np.full(len(spins), self.constant)
+        for member, value in zip(self.members, self.coefficients, strict=True):
+            if len(value):
+                _add_monomials(spins, member, value, total)
+        return total
+
+    def local_fields(self, spins: np.ndarray) -> np.ndarray:
+        """Return h with ``E = s_i h_i + rest``, shape (batch, n_sites), eV, of +-1 spins, shape (batch, n_sites)."""
+        spins = np.ascontiguousarray(np.atleast_2d(spins), dtype=np.int8)
+        table = self.site_table
+        fields = np.empty(spins.shape)
+        _local_fields(spins, table.start, table.coefficient, table.n_others, table.others, fields)
+        return fields
+
+    def permuted(self, permutation: np.ndarray) -> SpinPolynomial:
+        """Return the polynomial in relabelled sites: site i becomes ``permutation[i]``."""
+        terms = {
+            tuple(sorted(int(permutation[i]) for i in row)): float(v)
+            for member, value in zip(self.members, self.coefficients, strict=True)
+            for row, v in zip(member, value, strict=True)
+        }
+        return polynomial_from_terms(self.n_sites, self.constant, terms, self.boltzmann, self.energy_unit)
+
+
+@numba.njit(cache=True)
+def _add_monomials(spins, members, coefficients, total):  # pragma: no cover - compiled
+    batch, order = spins.shape[0], members.shape[1]
+    for b in range(batch):
+        accumulated = 0.0
+        for m in range(members.shape[0]):
+            product = np.int8(1)
+            for k in range(order):
+                product *= spins[b, members[m, k]]
+            accumulated += coefficients[m] * product
+        total[b] += accumulated
+
+
+@numba.njit(cache=True)
+def _local_fields(spins, start, coefficient, n_others, others, fields):  # pragma: no cover - compiled
+    for b in range(spins.shape[0]):
+        for i in range(spins.shape[1]):
+            accumulated = 0.0
+            for t in range(start[i], start[i + 1]):
+                product = np.int8(1)
+                for k in range(n_others[t]):
+                    product *= spins[b, others[t, k]]
+                accumulated += coefficient[t] * product
+            fields[b, i] = accumulated
+
+
+def polynomial_from_terms(
+    n_sites: int,
+    constant: float,
+    terms: dict[tuple[int, ...], float],
+    boltzmann: float = BOLTZMANN_EV_PER_K,
+    energy_unit: str = "eV",
+) -> SpinPolynomial:
+    """Return the polynomial of ``{sorted site tuple: coefficient}``; zero coefficients are dropped."""
+    highest = max((len(t) for t in terms), default=1)
+    members, coefficients = [], []
+    for order in range(1, highest + 1):
+        rows = sorted((t, c) for t, c in terms.items() if len(t) == order and c != 0.0)
+        members.append(np.array([t for t, _ in rows], dtype=np.int32).reshape(len(rows), order))
+        coefficients.append(np.array([c for _, c in rows], dtype=float))
+    return SpinPolynomial(n_sites, constant, tuple(members), tuple(coefficients), boltzmann, energy_unit)
+
+
+def _merge(sites: np.ndarray, weights: np.ndarray, terms: dict[tuple[int, ...], float]) -> float:
+    """Reduce monomials (rows of sites) by s^2 = 1 and add them to `terms`; return what became constant."""
+    sites = np.sort(sites, axis=1)
+    constant = 0.0
+    unique, inverse = np.unique(sites, axis=0, return_inverse=True)
+    summed = np.bincount(inverse.ravel(), weights=weights, minlength=len(unique))
+    for row, weight in zip(unique.tolist(), summed.tolist(), strict=True):
+        left: list[int] = []
+        for site in row:
+            if left and left[-1] == site:
+                left.pop()
+            else:
+                left.append(site)
+        if left:
+            key = tuple(left)
+            terms[key] = terms.get(key, 0.0) + weight
+        else:
+            constant += weight
+    return constant
+
+
+def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynomial:
+    """Return the exact spin polynomial of a binary cluster expansion on a cell.
+
+    Raises:
+        ExpansionError: if the cell's lattice or species differ from the expansion's, or the lattice is not binary.
+    """
+    if not expansion.lattice.same_as(cell.lattice):
+        raise ExpansionError(
+            f"the expansion is for lattice {expansion.lattice.to_dict()}, the cell has {cell.lattice.to_dict()}"
+        )
+    if not cell.lattice.is_binary:
+        raise ExpansionError("spin polynomials need one sublattice of two species")
+    low, high = expansion.point_functions[0][0]
+    mean, half = (low + high) / 2, (high - low) / 2  # point function = mean + half * spin
+    terms: dict[tuple[int, ...], float] = {}
+    constant = 0.0
+    for cluster in expansion.clusters:
+        weight = cluster.eci * cell.n_sites / (cell.n_cells * cluster.multiplicity)
+        if cluster.order == 0:
+            constant += cluster.eci * cell.n_sites
+            continue
+        moved = cell.offsets[:, None, None, :] + cluster.figures[None, :, :, 1:]
+        sites = cell.site_index(cluster.figures[None, :, :, 0], moved).reshape(-1, cluster.order)
+        # Expand prod (mean + half s): one term only for the usual +-1 functions.
+        for size in range(cluster.order + 1):
+            factor = mean ** (cluster.order - size) * half**size
+            if factor == 0.0:
+                continue
+            for chosen in itertools.combinations(range(cluster.order), size):
+                if size == 0:
+                    constant += weight * factor * len(sites)
+                else:
+                    constant += _merge(sites[:, chosen], np.full(len(sites), weight * factor), terms)
+    largest = max((abs(v) for v in terms.values()), default=0.0)
+    kept = {t: v for t, v in terms.items() if abs(v) > 1e-14 * largest}
+    return polynomial_from_terms(cell.n_sites, constant, kept)
+
+
+def ising_polynomial(cell: Supercell, coupling: float = 1.0) -> SpinPolynomial:
+    """Return ``U = -J sum_<ij> s_i s_j`` over nearest neighbours of a cell (J = k_B = 1 units)."""
+    shells = _nearest_neighbours(cell)
+    terms: dict[tuple[int, ...], float] = {}
+    constant = 0.0
+    for offset in shells:
+        sites = np.column_stack(
+            [np.arange(cell.n_sites), cell.site_index(cell.sites[:, 0], cell.sites[:, 1:] + offset)]
+        )
+        constant += _merge(sites, np.full(cell.n_sites, -coupling / 2), terms)
+    return polynomial_from_terms(cell.n_sites, constant, terms, boltzmann=1.0, energy_unit="J")
+
+
+def _nearest_neighbours(cell: Supercell) -> Sequence[np.ndarray]:
+    axes = [(-1, 0, 1) if periodic else (0,) for periodic in cell.lattice.pbc]
+    offsets = np.array([o for o in itertools.product(*axes) if any(o)])
+    lengths = np.linalg.norm(offsets @ cell.lattice.cell, axis=1)
+    return list(offsets[np.isclose(lengths, lengths.min())])

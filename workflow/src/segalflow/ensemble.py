@@ -1,0 +1,175 @@
+"""The ensemble table: the one netCDF schema that every method writes (the second contract).
+
+Dimensions are ``temperature``, ``delta_mu`` and ``species``; every estimate ``name`` has its standard error beside it as
+``name_stderr``. Boundary extraction, plots and comparisons read this table and never know the method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.errors import ArtefactError
+
+SCHEMA = "segalflow.ensemble/1"
+
+GRID = ("temperature", "delta_mu")
+
+# name: (dimensions, unit in eV systems, unit in J systems, long name, whether it carries a standard error)
+VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
+    "log_z": (GRID, "1", "1", "logarithm of the semi-grand-canonical partition function of the whole cell", True),
+    "grand_potential": (GRID, "eV/site", "J/site", "grand potential per site, -kT log Z / N", True),
+    "composition": ((*GRID, "species"), "1", "1", "mean fraction of sites held by a species", True),
+    "energy": (
+        GRID,
+        "eV/site",
+        "J/site",
+        "mean potential energy U per site (without the chemical-potential term)",
+        True,
+    ),
+    "heat_capacity": (
+        GRID,
+        "k_B/site",
+        "k_B/site",
+        "heat capacity at constant delta_mu, var(U - dmu N) / (k_B T^2) / sites",
+        True,
+    ),
+    "susceptibility": (GRID, "1/eV", "1/J", "composition susceptibility d<x>/d(dmu) = var(N) / kT / sites", True),
+    "ness": (GRID, "1", "1", "normalised effective sample size of the importance weights", False),
+    "acceptance": (GRID, "1", "1", "fraction of accepted trial moves", False),
+    "autocorrelation_time": (GRID, "sweep", "sweep", "integrated autocorrelation time of U - dmu N", False),
+    "n_samples": (GRID, "1", "1", "number of samples that entered the estimates", False),
+    "energy_evaluations": (GRID, "1", "1", "energy evaluations spent (a local update counts as one)", False),
+    "full_energy_evaluations": (GRID, "1", "1", "complete energies of a cell among the energy evaluations", False),
+    "reliable": (
+        GRID,
+        "1",
+        "1",
+        "1 where the estimate passed the method's own test (ESS floor, convergence), else 0",
+        False,
+    ),
+    "composition_log_weight": (
+        (*GRID, "n_atoms"),
+        "1",
+        "1",
+        "logarithm of the share of log Z held by each number of species-1 atoms",
+        True,
+    ),
+}
+
+REQUIRED = ("composition", "energy", "heat_capacity", "susceptibility", "n_samples", "energy_evaluations", "reliable")
+
+
+def ensemble_table(
+    method: str,
+    temperature: np.ndarray,
+    delta_mu: np.ndarray,
+    species: Sequence[str],
+    variables: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    energy_unit: str = "eV",
+) -> xr.Dataset:
+    """Build and check an ensemble table.
+
+    Args:
+        method: ``snis``, ``metropolis``, ``metadynamics``, ``exact``, ...
+        temperature: shape (n_temperatures,), K (or J/k_B), increasing.
+        delta_mu: shape (n_delta_mu,), mu_1 - mu_0 in eV per exchanged atom (or J), increasing.
+        species: species of the sublattice; index 0 is the reference of delta_mu.
+        variables: arrays by name (see `VARIABLES`); a standard error is passed as ``<name>_stderr``.
+        attributes: cell, model hash, chemical-potential reference, seeds, settings; plain types.
+        energy_unit: ``"eV"`` or ``"J"``.
+
+    Raises:
+        ArtefactError: if a variable is unknown, has the wrong shape, or a required one or its error is missing.
+    """
+    sizes = {"temperature": len(temperature), "delta_mu": len(delta_mu), "species": len(species)}
+    data: dict[str, Any] = {}
+    for name, values in variables.items():
+        base = name.removesuffix("_stderr")
+        if base not in VARIABLES or (name != base and not VARIABLES[base][4]):
+            raise ArtefactError(f"ensemble table of '{method}': unknown variable '{name}'")
+        dimensions, unit, toy_unit, long_name, _ = VARIABLES[base]
+        values = np.asarray(values, dtype=np.float64)
+        if "n_atoms" in dimensions:
+            sizes.setdefault("n_atoms", values.shape[-1])
+        expected = tuple(sizes[d] for d in dimensions)
+        if values.shape != expected:
+            raise ArtefactError(f"ensemble table of '{method}': '{name}' has shape {values.shape}, expected {expected}")
+        described = long_name if name == base else f"standard error of: {long_name}"
+        data[name] = (dimensions, values, {"units": unit if energy_unit == "eV" else toy_unit, "long_name": described})
+    for name in REQUIRED:
+        if name not in data:
+            raise ArtefactError(f"ensemble table of '{method}': variable '{name}' is missing")
+    for name in [n for n in data if n in VARIABLES and VARIABLES[n][4]]:
+        if f"{name}_stderr" not in data:
+            raise ArtefactError(f"ensemble table of '{method}': '{name}' has no standard error")
+    temperature_unit = "K" if energy_unit == "eV" else "J/k_B"
+    coordinates = {
+        "temperature": (
+            "temperature",
+            np.asarray(temperature, float),
+            {"units": temperature_unit, "long_name": "temperature"},
+        ),
+        "delta_mu": (
+            "delta_mu",
+            np.asarray(delta_mu, float),
+            {"units": energy_unit, "long_name": f"mu({species[1]}) - mu({species[0]})"},
+        ),
+        "species": ("species", np.array(list(species), dtype=object)),
+    }
+    if "n_atoms" in sizes:
+        coordinates["n_atoms"] = (
+            "n_atoms",
+            np.arange(sizes["n_atoms"]),
+            {"long_name": f"number of {species[1]} atoms"},
+        )
+    attrs = {"schema": SCHEMA, "method": method, "energy_unit": energy_unit, **attributes}
+    return xr.Dataset(data, coords=coordinates, attrs=attrs)
+
+
+def write_ensemble(path: str | Path, table: xr.Dataset) -> None:
+    """Write an ensemble table as netCDF-4; nested attributes become JSON text."""
+    flat = table.copy()
+    flat.attrs = {
+        k: v
+        if isinstance(v, str | int | float) and not isinstance(v, bool)
+        else json.dumps(to_builtin(v), sort_keys=True)
+        for k, v in table.attrs.items()
+    }
+    with atomic_path(path) as temporary:
+        flat.to_netcdf(temporary, format="NETCDF4", engine="netcdf4")
+
+
+def read_ensemble(path: str | Path) -> xr.Dataset:
+    """Read an ensemble table into memory and check it.
+
+    Raises:
+        ArtefactError: if the file is missing, corrupted, of another schema, or lacks a required variable.
+    """
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as opened:
+            table = opened.load()
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file does not exist") from None
+    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
+        raise ArtefactError(
+            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
+        ) from None
+    if table.attrs.get("schema") != SCHEMA:
+        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {table.attrs.get('schema')!r}")
+    missing = [name for name in REQUIRED if name not in table]
+    if missing:
+        raise ArtefactError(f"{path}: the ensemble table has no variable '{missing[0]}'")
+    return table
+
+
+def second_species_composition(table: xr.Dataset) -> xr.DataArray:
+    """Return the fraction of species 1, dims (temperature, delta_mu): the x axis of every binary diagram here."""
+    return table["composition"].isel(species=1)

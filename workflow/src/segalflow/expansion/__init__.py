@@ -1,0 +1,1 @@
+"""From a dataset to a cluster expansion: basis, fit, validation, ground states, and the model file."""

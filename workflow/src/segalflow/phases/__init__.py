@@ -1,0 +1,1 @@
+"""Phase boundaries from ensemble tables: the third contract."""

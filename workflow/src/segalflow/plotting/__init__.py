@@ -1,0 +1,1 @@
+"""Figures. Each is written with the plotted data beside it as CSV."""

@@ -1,0 +1,1 @@
+"""Samplers and references. Every one returns the ensemble table of `segalflow.ensemble`."""

@@ -1,0 +1,1 @@
+"""SEGAL: autoregressive networks that give the exact probability of every decoration they draw."""

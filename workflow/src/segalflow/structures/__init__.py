@@ -1,0 +1,1 @@
+"""Symmetry-distinct decorations of the parent lattice and their selection."""

@@ -1,0 +1,1 @@
+"""Thermodynamics from samples: error estimates, comparison of methods, free energies."""
