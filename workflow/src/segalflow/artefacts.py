@@ -63,9 +63,12 @@ def to_builtin(value: Any) -> Any:
 
 
 def _inline(value: Any) -> bool:
+    if isinstance(value, dict):
+        return not value
     if isinstance(value, list):
-        return all(not isinstance(v, dict) for v in value) and len(json.dumps(value)) < 100
-    return not isinstance(value, dict) or not value
+        flat = all(not isinstance(v, dict | list) for v in value)
+        return flat or (all(not isinstance(v, dict) for v in value) and len(json.dumps(value)) < 100)
+    return True
 
 
 def _dump(value: Any, indent: int = 0) -> str:

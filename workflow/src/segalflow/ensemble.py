@@ -1,7 +1,7 @@
 """The ensemble table: the one netCDF schema that every method writes (the second contract).
 
-Dimensions are ``temperature``, ``delta_mu`` and ``species``; every estimate ``name`` has its standard error beside it as
-``name_stderr``. Boundary extraction, plots and comparisons read this table and never know the method.
+Dimensions are ``temperature``, ``delta_mu`` and ``species``; every estimate ``name`` has its standard error
+beside it as ``name_stderr``. Boundary extraction, plots and comparisons read this table and never know the method.
 """
 
 from __future__ import annotations

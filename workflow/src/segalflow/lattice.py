@@ -357,11 +357,13 @@ def map_to_supercell(atoms: Atoms, lattice: ParentLattice, tolerance: float = 0.
         for atom in np.flatnonzero(distance < tolerance):
             if symbols[atom] not in names:
                 raise LatticeError(
-                    f"structure {atoms.get_chemical_formula()}: {symbols[atom]} is not allowed on its site ({', '.join(names)})"
+                    f"structure {atoms.get_chemical_formula()}: {symbols[atom]} is not allowed on its site "
+                    f"({', '.join(names)})"
                 )
             occupations[supercell.site_index(sub, whole[atom].astype(np.int64))] = names.index(symbols[atom])
     if len(atoms) != supercell.n_sites or np.any(occupations < 0):
         raise LatticeError(
-            f"structure {atoms.get_chemical_formula()}: its atoms do not fill the sites of lattice '{lattice.name}' one to one"
+            f"structure {atoms.get_chemical_formula()}: its atoms do not fill the sites of lattice '{lattice.name}' "
+            "one to one"
         )
     return supercell, occupations

@@ -1,0 +1,68 @@
+# segalflow: from first-principles energies to a phase diagram.
+# `snakemake --cores 8` runs the study of config/config.yaml; `--configfile FILE` another one.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+if "study" not in config:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/structures.smk"
+include: "workflow/rules/dft.smk"
+include: "workflow/rules/expansion.smk"
+include: "workflow/rules/segal.smk"
+include: "workflow/rules/sweep.smk"
+include: "workflow/rules/baselines.smk"
+include: "workflow/rules/phases.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        results("comparison.csv"),
+        results("phases/boundaries.csv"),
+        FIGURES,
+        results("summary.html"),
+
+
+# Named targets: run the chain up to a stage.
+rule structures:
+    input:
+        results("structures/manifest.csv"),
+
+
+rule energies:
+    input:
+        expand(
+            results("dft/{calculation}/dataset.csv"),
+            calculation=CONFIG["calculations"],
+        ),
+
+
+rule expansions:
+    input:
+        expand(
+            results("expansion/{expansion}/model.json"), expansion=CONFIG["expansions"]
+        ),
+
+
+rule samplers:
+    input:
+        expand(results("segal/{cell}/model.json"), cell=cells_with("snis")),
+
+
+rule ensembles:
+    input:
+        ENSEMBLES,
+
+
+rule boundaries:
+    input:
+        results("phases/boundaries.csv"),

@@ -1,0 +1,22 @@
+"""Make the pool of structures: all symmetry-distinct decorations of the parent lattice up to a number of atoms.
+
+Each structure's id is a hash of its decorated primitive cell, so a larger pool never repeats a calculation. Beside the
+pool and its manifest, one small file a structure lets the calculations depend on their own structure alone.
+"""
+
+from pathlib import Path
+
+from segalflow.artefacts import write_structures, write_table
+from segalflow.scripting import logged
+from segalflow.structures.enumeration import enumerate_pool
+from segalflow.structures.pool import pool_table
+from segalflow.study import study_lattice
+
+with logged(snakemake.log[0]) as log:
+    lattice = study_lattice(snakemake.params.lattice)
+    pool = enumerate_pool(lattice, snakemake.params.structures["max_atoms"])
+    log.info("%d structures", len(pool))
+    for structure in pool:
+        write_structures(Path(snakemake.output.items) / f"{structure.info['structure']}.extxyz", [structure])
+    write_structures(snakemake.output.pool, pool)
+    write_table(snakemake.output.manifest, pool_table(pool, lattice))

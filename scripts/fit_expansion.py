@@ -1,0 +1,23 @@
+"""Fit the cluster expansion: CLEASE basis, regularised regression with cross-validation, hulls of data and model."""
+
+from segalflow.artefacts import write_json, write_table
+from segalflow.dft.dataset import read_dataset
+from segalflow.expansion.fit import METRICS_SCHEMA, fit_expansion
+from segalflow.scripting import logged
+from segalflow.study import study_lattice
+
+with logged(snakemake.log[0]) as log:
+    lattice = study_lattice(snakemake.params.lattice)
+    fitted = fit_expansion(
+        read_dataset(snakemake.input.dataset, lattice),
+        lattice,
+        snakemake.params.expansion["basis"],
+        snakemake.params.expansion["fit"],
+        snakemake.params.seed,
+        key=f"expansions.{snakemake.wildcards.expansion}",
+    )
+    log.info("metrics: %s", fitted.metrics)
+    fitted.expansion.write(snakemake.output.model)
+    write_json(snakemake.output.metrics, fitted.metrics, METRICS_SCHEMA)
+    write_table(snakemake.output.hull, fitted.hull)
+    write_table(snakemake.output.predictions, fitted.predictions)

@@ -1,0 +1,93 @@
+rule sample_metropolis:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/metropolis.nc",
+    log:
+        "logs/{study}/sample_metropolis/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_metropolis/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_metropolis.py"),
+        settings=for_cell("metropolis"),
+        seed=seed("sample_metropolis"),
+    script:
+        "../../scripts/sample_metropolis.py"
+
+
+rule sample_metadynamics:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/metadynamics.nc",
+    log:
+        "logs/{study}/sample_metadynamics/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_metadynamics/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_metadynamics.py"),
+        settings=for_cell("metadynamics"),
+        seed=seed("sample_metadynamics"),
+    script:
+        "../../scripts/sample_metadynamics.py"
+
+
+rule enumerate_exactly:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/exact.nc",
+    log:
+        "logs/{study}/enumerate_exactly/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/enumerate_exactly/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("enumerate_exactly.py"),
+    script:
+        "../../scripts/enumerate_exactly.py"
+
+
+rule compare_methods:
+    input:
+        ENSEMBLES,
+    output:
+        comparison="results/{study}/comparison.csv",
+        summary="results/{study}/comparison_summary.csv",
+    log:
+        "logs/{study}/compare_methods.log",
+    benchmark:
+        "results/{study}/benchmarks/compare_methods.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=code("compare_methods.py"),
+    script:
+        "../../scripts/compare_methods.py"

@@ -1,0 +1,115 @@
+# The only helper functions of the workflow; rules hold no logic.
+import json
+import os
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+# Scripts find the library also in environments made by `--sdm conda`, where it is not installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT / "workflow" / "src"), os.environ.get("PYTHONPATH")])
+)
+sys.path.insert(0, str(ROOT / "workflow" / "src"))
+
+from segalflow.errors import SegalflowError
+from segalflow.provenance import code_fingerprint, derive_seed
+from segalflow.study import cell_settings, prepare_study
+
+try:
+    CONFIG = prepare_study(
+        config,
+        yaml.safe_load(
+            (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+        ),
+    )
+except SegalflowError as error:
+    raise WorkflowError(f"config: {error}") from None
+
+STUDY = CONFIG["study"]
+
+
+wildcard_constraints:
+    study=STUDY,
+    calculation="|".join(CONFIG["calculations"]),
+    expansion="|".join(CONFIG["expansions"]),
+    cell="|".join(CONFIG["cells"]),
+    structure="[0-9a-f]+",
+    criterion="|".join(CONFIG["phases"]["criteria"]),
+
+
+def results(path):
+    """A path inside the study's results folder."""
+    return f"results/{STUDY}/{path}"
+
+
+def code(script):
+    """Fingerprint of a script and of the library modules it imports."""
+    return code_fingerprint(ROOT / "scripts" / script)
+
+
+def block(*keys):
+    """A block of the config by its keys; a key in braces is filled from the wildcards."""
+
+    def of(wildcards):
+        value = CONFIG
+        for key in keys:
+            value = value[key.format(**dict(wildcards.items()))]
+        return value
+
+    return of
+
+
+def for_cell(name):
+    """A block of the config with the overrides of the wildcard's cell put in."""
+    return lambda wildcards: cell_settings(CONFIG, wildcards.cell, name)
+
+
+def seed(rule_name):
+    """The job's own seed, made from the study's seed, the rule and its wildcards."""
+    return lambda wildcards: derive_seed(
+        CONFIG["seed"], rule_name, dict(wildcards.items())
+    )
+
+
+def cells_with(*methods):
+    """Cells on which one of the methods runs."""
+    return [
+        name
+        for name, cell in CONFIG["cells"].items()
+        if set(methods) & set(cell["methods"])
+    ]
+
+
+def of_expansion(path):
+    """A file of the expansion that belongs to the wildcard's cell."""
+    return lambda wildcards: results(
+        f"expansion/{CONFIG['cells'][wildcards.cell]['expansion']}/{path}"
+    )
+
+
+def of_calculation(path):
+    """A file of the calculation that belongs to the wildcard's expansion."""
+    return lambda wildcards: results(
+        f"dft/{CONFIG['expansions'][wildcards.expansion]['calculation']}/{path}"
+    )
+
+
+def ensembles(cells):
+    """Ensemble tables of some cells."""
+    return [
+        results(f"ensemble/{cell}/{method}.nc")
+        for cell in cells
+        for method in CONFIG["cells"][cell]["methods"]
+    ]
+
+
+def structure_ids():
+    """Ids of the selected structures, known once the pool is made."""
+    items = checkpoints.enumerate_structures.get(study=STUDY).output.items
+    return sorted(path.stem for path in Path(items).glob("*.extxyz"))
+
+
+ENSEMBLES = ensembles(CONFIG["cells"])
+DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]

@@ -1,0 +1,73 @@
+rule build_cell:
+    input:
+        hull=of_expansion("hull.csv"),
+        pool="results/{study}/structures/pool.extxyz",
+    output:
+        cell="results/{study}/cells/{cell}.json",
+    log:
+        "logs/{study}/build_cell/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/build_cell/{cell}.tsv"
+    conda:
+        "../../envs/structures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("build_cell.py"),
+        lattice=block("lattice"),
+        repeat=block("cells", "{cell}", "repeat"),
+    script:
+        "../../scripts/build_cell.py"
+
+
+rule choose_grid:
+    input:
+        hull=of_expansion("hull.csv"),
+    output:
+        grid="results/{study}/grids/{cell}.json",
+    log:
+        "logs/{study}/choose_grid/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/choose_grid/{cell}.tsv"
+    conda:
+        "../../envs/structures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("choose_grid.py"),
+        grid=for_cell("grid"),
+    script:
+        "../../scripts/choose_grid.py"
+
+
+rule train_segal:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        model="results/{study}/segal/{cell}/model.json",
+        weights="results/{study}/segal/{cell}/weights.safetensors",
+        history="results/{study}/segal/{cell}/history.parquet",
+    log:
+        "logs/{study}/train_segal/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/train_segal/{cell}.tsv"
+    # The longest single job: everything else fits beside it.
+    priority: 100
+    conda:
+        "../../envs/segal.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        code=code("train_segal.py"),
+        segal=for_cell("segal"),
+        seed=seed("train_segal"),
+    script:
+        "../../scripts/train_segal.py"

@@ -1,0 +1,169 @@
+"""Cells and the grids of conditions swept on them.
+
+A cell file (``cells/{cell}.json``) holds the supercell with its sites, species and symmetry; a grid file
+(``grids/{cell}.json``) the temperatures and chemical potentials that every method sweeps on that cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segalflow.artefacts import read_json, write_json
+from segalflow.errors import ArtefactError, LatticeError, SettingsError
+from segalflow.lattice import ParentLattice, Supercell, supercell_matrix
+
+CELL_SCHEMA = "segalflow.cell/1"
+GRID_SCHEMA = "segalflow.grid/1"
+
+
+def build_cell(
+    name: str, lattice: ParentLattice, repeat: Sequence[Any], warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the content of a cell file.
+
+    Args:
+        name: the cell's name in the config.
+        lattice: parent lattice.
+        repeat: three repeats of the primitive vectors, or a 3x3 integer matrix.
+        warnings: sentences a reader must see (ground states that do not fit).
+
+    Raises:
+        LatticeError: if `repeat` is no supercell; the sentence names the key.
+    """
+    try:
+        cell = Supercell(lattice, supercell_matrix(repeat))
+    except LatticeError as error:
+        raise LatticeError(f"cells.{name}.repeat: {error}") from None
+    operations = cell.symmetry_permutations()
+    return {
+        **cell.to_dict(),
+        "name": name,
+        "n_sites": cell.n_sites,
+        "cell": cell.cell,
+        "sites": cell.sites,
+        "positions": cell.positions,
+        "n_point_operations": len(cell.point_permutations),
+        "n_operations": len(operations),
+        "point_operations": cell.point_permutations,
+        "translations": cell.translations,
+        "warnings": list(warnings),
+    }
+
+
+def write_cell(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a cell file."""
+    write_json(path, content, CELL_SCHEMA)
+
+
+def read_cell(path: str | Path) -> Supercell:
+    """Read the supercell of a cell file.
+
+    Raises:
+        ArtefactError: if the file is missing, cut short or not a cell file.
+    """
+    content = read_json(path, CELL_SCHEMA)
+    try:
+        return Supercell.from_dict(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: incomplete cell file, {type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The conditions of a sweep.
+
+    Attributes:
+        temperature: K, increasing, shape (n_temperatures,).
+        delta_mu: mu_1 - mu_0, eV, increasing, shape (n_delta_mu,).
+        origin: one sentence on where the delta_mu window comes from.
+    """
+
+    temperature: np.ndarray
+    delta_mu: np.ndarray
+    origin: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_temperatures, n_delta_mu)."""
+        return len(self.temperature), len(self.delta_mu)
+
+
+def _axis(key: str, settings: Any, unit: str, positive: bool) -> np.ndarray:
+    if isinstance(settings, Mapping):
+        if settings["number"] > 1 and not settings["stop"] > settings["start"]:
+            raise SettingsError(
+                f"{key}: the grid runs from {settings['start']} to {settings['stop']} {unit}, expected stop > start"
+            )
+        values = np.linspace(settings["start"], settings["stop"], settings["number"])
+    else:
+        values = np.array(settings, dtype=float)
+    if len(values) == 0:
+        raise SettingsError(f"{key}: the grid is empty, expected at least one value")
+    if np.any(np.diff(values) <= 0):
+        raise SettingsError(f"{key}: expected increasing values in {unit}, found {values.tolist()}")
+    if positive and values[0] <= 0:
+        raise SettingsError(f"{key}: expected positive temperatures in {unit}, found {values[0]:g}")
+    return np.round(values, 12)
+
+
+def choose_window(slopes: Sequence[float], span: float, margin: float) -> tuple[float, float]:
+    """Return a delta_mu window (eV) that shows every ground-state transition and both pure phases.
+
+    The hull's slopes are the transitions at T = 0; the window reaches `margin` times their spread beyond the outermost
+    ones, and at least `span` eV beyond each, so that single phases are seen on both sides at the highest temperature.
+    """
+    if len(slopes) == 0:
+        raise SettingsError(
+            "grid.delta_mu: the hull has no transition to choose a window from; give start, stop, number"
+        )
+    low, high = min(slopes), max(slopes)
+    reach = max(span, margin * (high - low))
+    return low - reach, high + reach
+
+
+def choose_grid(temperature: Any, delta_mu: Any, slopes: Sequence[float], boltzmann: float, key: str = "grid") -> Grid:
+    """Return the grid of a sweep.
+
+    Args:
+        temperature: ``{start, stop, number}`` or a list, K.
+        delta_mu: the same in eV, or ``{number, reach, margin}`` for a window chosen from the hull's slopes, where
+            `reach` is in units of k_B times the highest temperature.
+        slopes: delta_mu of the ground-state transitions, eV.
+        boltzmann: Boltzmann constant of the model, eV/K.
+        key: key prefix for messages.
+
+    Raises:
+        SettingsError: for an empty, reversed or non-positive grid, naming the key.
+    """
+    temperatures = _axis(f"{key}.temperature", temperature, "K", positive=True)
+    if isinstance(delta_mu, Mapping) and "start" not in delta_mu:
+        low, high = choose_window(slopes, delta_mu["reach"] * boltzmann * temperatures[-1], delta_mu["margin"])
+        settings = {"start": float(np.floor(low * 1000) / 1000), "stop": float(np.ceil(high * 1000) / 1000)}
+        values = _axis(f"{key}.delta_mu", {**settings, "number": delta_mu["number"]}, "eV", positive=False)
+        shown = ", ".join(f"{s:.4f}" for s in sorted(slopes))
+        return Grid(temperatures, values, f"chosen from the slopes of the convex hull ({shown} eV)")
+    return Grid(temperatures, _axis(f"{key}.delta_mu", delta_mu, "eV", positive=False), "given in the config")
+
+
+def write_grid(path: str | Path, grid: Grid) -> None:
+    """Write a grid file."""
+    content = {"temperature": grid.temperature, "delta_mu": grid.delta_mu, "origin": grid.origin}
+    write_json(path, {**content, "units": {"temperature": "K", "delta_mu": "eV"}}, GRID_SCHEMA)
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid file.
+
+    Raises:
+        ArtefactError: if the file is missing, cut short or not a grid file.
+    """
+    content = read_json(path, GRID_SCHEMA)
+    try:
+        return Grid(np.array(content["temperature"]), np.array(content["delta_mu"]), content["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: incomplete grid file, {type(error).__name__}: {error}") from None

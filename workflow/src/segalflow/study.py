@@ -1,0 +1,80 @@
+"""A study's settings as a whole: the checks that need more than one key.
+
+`prepare_study` is called once when the workflow is read; everything wrong with a config is said there, before any job
+runs. It takes a plain dictionary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from segalflow.cells import build_cell, choose_grid
+from segalflow.dft.engines import check_engine
+from segalflow.errors import SegalflowError, SettingsError, suggest
+from segalflow.lattice import ParentLattice, parent_lattice
+from segalflow.settings import check_settings, merged
+from segalflow.units import BOLTZMANN_EV_PER_K
+
+CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics")
+
+
+def study_lattice(settings: Mapping[str, Any]) -> ParentLattice:
+    """Return the parent lattice of a study's ``lattice`` block.
+
+    Raises:
+        LatticeError: for an unknown lattice or element, or a constant that is not positive.
+    """
+    return parent_lattice(settings["name"], settings["constant"], settings["species"])
+
+
+def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:
+    """Return a block of the config with the overrides of one cell put in."""
+    return merged(config[block], config["cells"][cell].get(block, {}))
+
+
+def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with all defaults filled in, after every check that needs no data.
+
+    Args:
+        config: the study as read from its YAML file (and the command line).
+        schema: the config's JSON schema.
+
+    Raises:
+        SegalflowError: one sentence that names the key.
+    """
+    # A round trip through JSON: keys become texts and nothing but plain types is left to compare between runs.
+    config = check_settings(json.loads(json.dumps(config)), schema)
+    lattice = study_lattice(config["lattice"])
+    for name, calculation in config["calculations"].items():
+        try:
+            check_engine(calculation["engine"], calculation, lattice.elements)
+        except SegalflowError as error:
+            raise type(error)(f"calculations.{name}: {error}") from None
+    for name, expansion in config["expansions"].items():
+        _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
+    for name, cell in config["cells"].items():
+        _check_reference("cells", name, "expansion", cell["expansion"], config["expansions"])
+        description = build_cell(name, lattice, cell["repeat"])
+        if "exact" in cell["methods"] and description["n_sites"] > 30:
+            raise SettingsError(
+                f"cells.{name}.methods: 'exact' sums over all states and needs at most 30 sites, "
+                f"the cell has {description['n_sites']}"
+            )
+        # Overrides are checked as the whole blocks they make.
+        whole = {block: cell_settings(config, name, block) for block in CELL_OVERRIDES}
+        try:
+            check_settings({**config, **whole}, schema)
+        except SettingsError as error:
+            raise SettingsError(f"cells.{name} (overrides): {error}") from None
+        grid = whole["grid"]
+        choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
+    return json.loads(json.dumps(config, sort_keys=True))
+
+
+def _check_reference(block: str, name: str, key: str, value: str, known: Mapping[str, Any]) -> None:
+    if value not in known:
+        raise SettingsError(
+            f"{block}.{name}.{key}: '{value}' is not defined, expected one of {', '.join(known)}{suggest(value, known)}"
+        )
