@@ -86,7 +86,7 @@ class ClusterExpansion:
             {
                 "lattice": self.lattice.to_dict(),
                 "point_functions": self.point_functions,
-                "energy": "E_total(eV) = n_sites * sum(eci * mean over cells and figures of the product of point functions)",
+                "energy": "E_total(eV) = n_sites * sum(eci * mean over cells and figures of products of point functions)",
                 "reference": self.reference,
                 "clusters": [
                     {
@@ -163,7 +163,7 @@ def _from_model_file(content: Mapping[str, Any]) -> ClusterExpansion:
     )
 
 
-def _translation_classes(figures: np.ndarray) -> np.ndarray:
+def translation_classes(figures: np.ndarray) -> np.ndarray:
     """Keep one figure of every translation class; figures (n, order, 4) on one sublattice."""
     seen: dict[tuple, np.ndarray] = {}
     for figure in figures:
@@ -196,7 +196,7 @@ def _from_published(content: Mapping[str, Any]) -> ClusterExpansion:
             whole = np.round(offsets).astype(np.int64)
             if np.abs(offsets - whole).max() > 1e-6 or whole.shape[1:] != (order, 3):
                 raise ExpansionError(f"cluster '{name}': a figure's sites are not on the {content['lattice']} lattice")
-            figures = _translation_classes(np.concatenate([np.zeros((*whole.shape[:2], 1), np.int64), whole], axis=2))
+            figures = translation_classes(np.concatenate([np.zeros((*whole.shape[:2], 1), np.int64), whole], axis=2))
             diameter = max(c["pair_distances_A"])
         clusters.append(
             Cluster(name, order, diameter, figures, np.zeros(figures.shape[:2], np.int64), c["eci_eV_per_atom"])

@@ -1,0 +1,45 @@
+"""Write the summary page of the study: data, fit, cells, sweeps, agreement, boundaries, and every warning."""
+
+from segalflow.artefacts import read_json, read_table
+from segalflow.dft.engines import check_engine
+from segalflow.ensemble import read_ensemble
+from segalflow.phases.boundaries import read_boundaries
+from segalflow.reporting import (
+    describe_agreement,
+    describe_boundaries,
+    describe_cells,
+    describe_data,
+    describe_ensembles,
+    describe_expansion,
+    write_summary,
+)
+from segalflow.scripting import logged
+
+with logged(snakemake.log[0]) as log:
+    lattice = snakemake.params.lattice
+    manifest = read_table(snakemake.input.manifest)
+    sections = []
+    for (name, settings), excluded in zip(snakemake.params.calculations.items(), snakemake.input.excluded, strict=True):
+        faults = check_engine(
+            settings["engine"], settings["parameters"], lattice["species"], settings["allow_unphysical"]
+        )
+        sections.append(describe_data(name, settings["engine"], faults, manifest, read_table(excluded)))
+    for name, metrics, hull in zip(
+        snakemake.params.expansions, snakemake.input.metrics, snakemake.input.hulls, strict=True
+    ):
+        sections.append(describe_expansion(name, read_json(metrics), read_table(hull)))
+    notes = [read_json(path) for path in snakemake.input.notes]
+    sections += [
+        describe_cells([read_json(path) for path in snakemake.input.cells]),
+        describe_ensembles([read_ensemble(path) for path in snakemake.input.tables]),
+        describe_agreement(read_table(snakemake.input.summary)),
+        describe_boundaries(read_boundaries(snakemake.input.boundaries), {n["criterion"]: n["notes"] for n in notes}),
+    ]
+    write_summary(
+        snakemake.output.page,
+        snakemake.input.template,
+        snakemake.wildcards.study,
+        lattice["name"],
+        lattice["species"],
+        sections,
+    )

@@ -1,0 +1,87 @@
+"""A copy of the project in which the smallest study has been run once, for tests of the rule graph."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+PARTS = ("Snakefile", "config", "envs", "profiles", "scripts", "workflow")
+
+
+@dataclass
+class Project:
+    """A working copy: run snakemake in it, edit it, put it back."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run snakemake on the tiny study of this copy."""
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *arguments]
+        if "--configfile" not in arguments:
+            command += ["--configfile", "config/test/tiny.yaml"]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+        return done
+
+    def planned(self) -> Counter[str]:
+        """Jobs a run would start now, by rule (without the targets)."""
+        done = self.snakemake("--dry-run")
+        text = done.stdout + done.stderr
+        if "Nothing to be done" in text:
+            return Counter()
+        table = re.search(r"^job\s+count\n[-\s]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
+        assert table, text
+        jobs = Counter({row.split()[0]: int(row.split()[1]) for row in table.group(1).splitlines() if row.strip()})
+        jobs.pop("all", None)
+        return jobs
+
+    def config(self, change) -> None:
+        """Apply a function to the tiny study's config."""
+        path = self.folder / "config" / "test" / "tiny.yaml"
+        content = yaml.safe_load(path.read_text())
+        change(content)
+        path.write_text(yaml.safe_dump(content))
+
+    def append(self, file: str, text: str) -> None:
+        """Add text to a source file."""
+        path = self.folder / file
+        path.write_text(path.read_text() + text)
+
+
+def copy_sources(repository: Path, folder: Path) -> None:
+    for part in PARTS:
+        source, target = repository / part, folder / part
+        if source.is_dir():
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"), dirs_exist_ok=True
+            )
+        else:
+            shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study, run once from beginning to end."""
+    folder = tmp_path_factory.mktemp("project")
+    copy_sources(repository, folder)
+    project = Project(folder)
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(tiny_run: Project, repository: Path):
+    """The finished copy; every source file is put back after the test."""
+    yield tiny_run
+    copy_sources(repository, tiny_run.folder)

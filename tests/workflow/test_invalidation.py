@@ -1,0 +1,110 @@
+"""The invalidation table of DESIGN.md: an edit re-runs exactly the rules it concerns, and nothing else ever re-runs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+DIAGRAM = {"merge_boundaries", "plot_phase_diagram", "write_summary"}
+BOUNDARIES = {"find_boundaries", *DIAGRAM}
+TABLES = {"compare_methods", "plot_ensembles", "plot_comparison", *BOUNDARIES}
+SAMPLERS = {"sample_snis", "sample_metropolis", "sample_metadynamics", "enumerate_exactly", *TABLES}
+FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", "train_segal", "plot_training", *SAMPLERS}
+DATASET = {"build_dataset", *FIT}
+
+
+def put(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(config):
+        for key in keys:
+            config = config.setdefault(key, {})
+        config[last] = value
+
+    return change
+
+
+CONFIG_EDITS = {
+    "boundary tolerance": (put("phases", "composition_jump", "significance", 7.5), BOUNDARIES),
+    "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
+    "SNIS samples": (put("snis", "samples_per_condition", 61), {"sample_snis", *TABLES}),
+    "Metropolis sweeps": (put("metropolis", "sweeps", 41), {"sample_metropolis", *TABLES}),
+    "SNIS samples of one cell": (
+        put("cells", "small", "snis", {"samples_per_condition": 63}),
+        {"sample_snis", *TABLES},
+    ),
+    "training steps": (
+        put("segal", "training", "steps", 31),
+        {"train_segal", "plot_training", "sample_snis", *TABLES},
+    ),
+    "fit": (put("expansions", "main", "fit", "method", "bayesian_ridge"), FIT),
+    "usable fraction": (put("calculations", "emt", "minimum_fraction", 0.5), DATASET),
+    "relaxation": (put("calculations", "emt", "fmax", 0.03), {"calculate_structure", *DATASET}),
+}
+
+MODULE_EDITS = {
+    "phases/alpha_shape.py": BOUNDARIES,
+    "expansion/fit.py": FIT,
+    "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
+    "dft/calculation.py": {"calculate_structure", *DATASET},
+    "plotting/phase_diagram.py": {"plot_phase_diagram"},
+    "thermo/comparison.py": {"compare_methods", "plot_comparison", "write_summary"},
+}
+
+
+def test_a_second_run_has_nothing_to_do(project) -> None:
+    done = project.snakemake()
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_touching_every_file_reruns_nothing(project) -> None:
+    for file in sorted(p for p in project.folder.rglob("*") if p.is_file() and ".snakemake" not in p.parts):
+        os.utime(file)
+    assert not project.planned()
+
+
+def test_comments_and_docstrings_rerun_nothing(project) -> None:
+    for file in sorted((project.folder / "workflow" / "src").rglob("*.py")):
+        file.write_text(file.read_text() + "\n# a remark\n")
+    assert not project.planned()
+
+
+@pytest.mark.parametrize("name", CONFIG_EDITS)
+def test_a_key_reruns_exactly_its_rules(project, name) -> None:
+    change, expected = CONFIG_EDITS[name]
+    project.config(change)
+    assert set(project.planned()) == expected
+
+
+@pytest.mark.parametrize("module", MODULE_EDITS)
+def test_a_module_reruns_exactly_its_users(project, module) -> None:
+    project.append(f"workflow/src/segalflow/{module}", "\n_CHANGED = 1\n")
+    assert set(project.planned()) == MODULE_EDITS[module]
+
+
+def test_one_cells_override_reruns_that_cell_only(project) -> None:
+    project.config(put("cells", "small", "snis", {"samples_per_condition": 63}))
+    assert project.planned()["sample_snis"] == 1
+
+
+def test_one_criterion_reruns_alone(project) -> None:
+    project.config(put("phases", "alpha_shape", "alpha", 1.5))
+    assert project.planned()["find_boundaries"] == 1
+
+
+def test_a_larger_pool_calculates_only_new_structures(project) -> None:
+    project.config(put("structures", "max_atoms", 3))
+    jobs = project.planned()
+    # What follows the checkpoint is planned once the new pool is known; here only the enumeration must be certain.
+    assert jobs["enumerate_structures"] == 1
+    before = len(list((project.folder / "results" / "tiny" / "dft" / "emt" / "records").glob("*.json")))
+    project.snakemake("energies")
+    records = sorted((project.folder / "results" / "tiny" / "dft" / "emt" / "records").glob("*.json"))
+    assert len(records) == 10 > before
+    oldest = sorted(p.stat().st_mtime for p in records)
+    assert oldest[before] > oldest[before - 1]
+    project.config(put("structures", "max_atoms", 2))
+    project.snakemake()

@@ -1,0 +1,296 @@
+rule plot_expansion:
+    input:
+        model="results/{study}/expansion/{expansion}/model.json",
+        metrics="results/{study}/expansion/{expansion}/metrics.json",
+        hull="results/{study}/expansion/{expansion}/hull.csv",
+        predictions="results/{study}/expansion/{expansion}/predictions.csv",
+    output:
+        hull=report(
+            "results/{study}/figures/hull_{expansion}.svg",
+            caption="../report/hull.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "convex hull", "expansion": "{expansion}"},
+        ),
+        parity=report(
+            "results/{study}/figures/parity_{expansion}.svg",
+            caption="../report/parity.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "parity", "expansion": "{expansion}"},
+        ),
+        ecis=report(
+            "results/{study}/figures/ecis_{expansion}.svg",
+            caption="../report/ecis.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "ECIs", "expansion": "{expansion}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/{figure}_{{expansion}}.{suffix}",
+            figure=["hull", "parity", "ecis"],
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_expansion/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_expansion/{expansion}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_expansion.py"),
+    script:
+        "../../scripts/plot_expansion.py"
+
+
+rule plot_training:
+    input:
+        history="results/{study}/segal/{cell}/history.parquet",
+    output:
+        training=report(
+            "results/{study}/figures/training_{cell}.svg",
+            caption="../report/training.rst",
+            category="3 Ensembles",
+            labels={"figure": "SEGAL training", "cell": "{cell}"},
+        ),
+        beside=multiext("results/{study}/figures/training_{cell}", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_training/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_training/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_training.py"),
+    script:
+        "../../scripts/plot_training.py"
+
+
+rule plot_ness:
+    input:
+        table="results/{study}/ensemble/{cell}/snis.nc",
+    output:
+        ness=report(
+            "results/{study}/figures/ness_{cell}.svg",
+            caption="../report/ness.rst",
+            category="3 Ensembles",
+            labels={"figure": "effective sample size", "cell": "{cell}"},
+        ),
+        beside=multiext("results/{study}/figures/ness_{cell}", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_ness/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_ness/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_ness.py"),
+    script:
+        "../../scripts/plot_ness.py"
+
+
+rule plot_ensembles:
+    input:
+        tables=lambda wildcards: ensembles([wildcards.cell]),
+    output:
+        isotherms=report(
+            "results/{study}/figures/isotherms_{cell}.svg",
+            caption="../report/isotherms.rst",
+            category="3 Ensembles",
+            labels={"figure": "isotherms", "cell": "{cell}"},
+        ),
+        heat_capacity=report(
+            "results/{study}/figures/heat_capacity_{cell}.svg",
+            caption="../report/heat_capacity.rst",
+            category="3 Ensembles",
+            labels={"figure": "heat capacity", "cell": "{cell}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/{figure}_{{cell}}.{suffix}",
+            figure=["isotherms", "heat_capacity"],
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_ensembles/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_ensembles/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_ensembles.py"),
+        figures=block("figures"),
+    script:
+        "../../scripts/plot_ensembles.py"
+
+
+rule plot_costs:
+    input:
+        tables=ENSEMBLES,
+        histories=expand(
+            "results/{{study}}/segal/{cell}/history.parquet", cell=cells_with("snis")
+        ),
+    output:
+        costs=report(
+            "results/{study}/figures/energy_evaluations.svg",
+            caption="../report/energy_evaluations.rst",
+            category="3 Ensembles",
+            labels={"figure": "energy evaluations", "cell": "all"},
+        ),
+        beside=multiext("results/{study}/figures/energy_evaluations", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_costs.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_costs.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_costs.py"),
+    script:
+        "../../scripts/plot_costs.py"
+
+
+rule plot_comparison:
+    input:
+        comparison="results/{study}/comparison.csv",
+    output:
+        comparison=report(
+            "results/{study}/figures/comparison.svg",
+            caption="../report/comparison.rst",
+            category="4 Agreement",
+            labels={"figure": "z-scores of all pairs of methods"},
+        ),
+        beside=multiext("results/{study}/figures/comparison", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_comparison.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_comparison.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_comparison.py"),
+    script:
+        "../../scripts/plot_comparison.py"
+
+
+rule plot_phase_diagram:
+    input:
+        boundaries="results/{study}/phases/boundaries.csv",
+        tables=lambda wildcards: ensembles([wildcards.cell]),
+        hull=of_expansion("hull.csv"),
+    output:
+        diagram=report(
+            "results/{study}/figures/phase_diagram_{cell}.svg",
+            caption="../report/phase_diagram.rst",
+            category="1 Phase diagram",
+            labels={"figure": "temperature and composition", "cell": "{cell}"},
+        ),
+        delta_mu=report(
+            "results/{study}/figures/phase_diagram_delta_mu_{cell}.svg",
+            caption="../report/phase_diagram_delta_mu.rst",
+            category="1 Phase diagram",
+            labels={"figure": "temperature and chemical potential", "cell": "{cell}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/{figure}_{{cell}}.{suffix}",
+            figure=["phase_diagram", "phase_diagram_delta_mu"],
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_phase_diagram/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_phase_diagram/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_phase_diagram.py"),
+    script:
+        "../../scripts/plot_phase_diagram.py"
+
+
+rule write_summary:
+    input:
+        template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
+        manifest="results/{study}/structures/manifest.csv",
+        excluded=expand(
+            "results/{{study}}/dft/{calculation}/excluded.csv",
+            calculation=CONFIG["calculations"],
+        ),
+        metrics=expand(
+            "results/{{study}}/expansion/{expansion}/metrics.json",
+            expansion=CONFIG["expansions"],
+        ),
+        hulls=expand(
+            "results/{{study}}/expansion/{expansion}/hull.csv",
+            expansion=CONFIG["expansions"],
+        ),
+        cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
+        tables=ENSEMBLES,
+        summary="results/{study}/comparison_summary.csv",
+        boundaries="results/{study}/phases/boundaries.csv",
+        notes=expand(
+            "results/{{study}}/phases/{criterion}.json",
+            criterion=CONFIG["phases"]["criteria"],
+        ),
+    output:
+        page=report(
+            "results/{study}/summary.html",
+            caption="../report/summary.rst",
+            category="0 Summary",
+            labels={"page": "summary"},
+        ),
+    log:
+        "logs/{study}/write_summary.log",
+    benchmark:
+        "results/{study}/benchmarks/write_summary.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("write_summary.py"),
+        lattice=block("lattice"),
+        calculations=block("calculations"),
+        expansions=list(CONFIG["expansions"]),
+    script:
+        "../../scripts/write_summary.py"
+
+
+FIGURES = [
+    *expand(results("figures/hull_{expansion}.svg"), expansion=CONFIG["expansions"]),
+    *expand(
+        results("figures/{figure}_{cell}.svg"),
+        figure=["training", "ness"],
+        cell=cells_with("snis"),
+    ),
+    *expand(results("figures/isotherms_{cell}.svg"), cell=CONFIG["cells"]),
+    *expand(results("figures/phase_diagram_{cell}.svg"), cell=DIAGRAM_CELLS),
+    results("figures/energy_evaluations.svg"),
+    results("figures/comparison.svg"),
+]

@@ -1,0 +1,126 @@
+"""The dataset: usable calculations with formation energies against the study's own end members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ase import Atoms
+
+from segalflow.artefacts import read_structures
+from segalflow.dft.calculation import CONVERGED
+from segalflow.errors import ArtefactError, DatasetError
+from segalflow.lattice import ParentLattice
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Energies of structures on ideal positions.
+
+    Attributes:
+        structures: usable structures; ``info`` holds structure, energy (eV), formation_energy (eV/atom), x.
+        table: one row a usable structure.
+        excluded: one row a structure left out, with status and reason.
+        end_members: energy of the pure species, eV/atom.
+    """
+
+    structures: list[Atoms]
+    table: pd.DataFrame
+    excluded: pd.DataFrame
+    end_members: dict[str, float]
+
+
+def build_dataset(
+    pool: Sequence[Atoms], records: Sequence[Mapping[str, Any]], lattice: ParentLattice, minimum_fraction: float = 0.9
+) -> Dataset:
+    """Build the dataset from the pool and the records of its calculations.
+
+    Args:
+        pool: ideal structures.
+        records: status records of `segalflow.dft.calculation.run_calculation`.
+        lattice: parent lattice (one sublattice of two species).
+        minimum_fraction: smallest usable fraction of the pool.
+
+    Raises:
+        DatasetError: if a record is missing, too few calculations are usable, or a pure element is not among them.
+    """
+    by_id = {record["structure"]: record for record in records}
+    missing = [s.info["structure"] for s in pool if s.info["structure"] not in by_id]
+    if missing:
+        raise DatasetError(f"dataset: {len(missing)} of {len(pool)} structures have no calculation, first {missing[0]}")
+    usable = [s for s in pool if by_id[s.info["structure"]]["status"] == CONVERGED]
+    reasons = pd.Series([by_id[s.info["structure"]]["status"] for s in pool]).value_counts().to_dict()
+    if len(usable) < minimum_fraction * len(pool):
+        raise DatasetError(
+            f"dataset: {len(usable)} of {len(pool)} calculations are usable ({reasons}), fewer than "
+            f"minimum_fraction = {minimum_fraction}; the reasons are in the records"
+        )
+    end_members = {}
+    for species in lattice.species[0]:
+        pure = [s for s in usable if set(s.get_chemical_symbols()) == {species}]
+        if not pure:
+            raise DatasetError(f"dataset: the pure element {species} has no usable calculation to refer energies to")
+        record = by_id[pure[0].info["structure"]]
+        end_members[species] = record["energy"] / len(record["symbols"])
+    structures, rows = [], []
+    for ideal in usable:
+        record = by_id[ideal.info["structure"]]
+        symbols = ideal.get_chemical_symbols()
+        energy = record["energy"]
+        formation = (energy - sum(end_members[s] for s in symbols)) / len(symbols)
+        x = float(np.mean([s == lattice.species[0][1] for s in symbols]))
+        atoms = ideal.copy()
+        atoms.info = {**ideal.info, "energy_total": energy, "formation_energy": formation, "x": x}
+        structures.append(atoms)
+        rows.append(
+            {
+                "structure": ideal.info["structure"],
+                "formula": ideal.get_chemical_formula(mode="metal"),
+                "n_atoms": len(symbols),
+                "x": x,
+                "energy_eV": energy,
+                "formation_energy_eV_per_atom": formation,
+                **record["deformation"],
+                "max_force_eV_per_A": record["max_force"],
+                "n_steps": record["n_steps"],
+            }
+        )
+    rejected = [
+        {
+            "structure": s.info["structure"],
+            "formula": s.get_chemical_formula(mode="metal"),
+            "status": by_id[s.info["structure"]]["status"],
+            "reason": by_id[s.info["structure"]]["reason"],
+        }
+        for s in pool
+        if by_id[s.info["structure"]]["status"] != CONVERGED
+    ]
+    excluded = pd.DataFrame(rejected, columns=["structure", "formula", "status", "reason"])
+    for atoms in structures:
+        atoms.info["end_members"] = " ".join(f"{s}={e!r}" for s, e in end_members.items())
+    return Dataset(structures, pd.DataFrame(rows), excluded, end_members)
+
+
+def read_dataset(path: str | Path, lattice: ParentLattice) -> list[Atoms]:
+    """Read the structures of a dataset.
+
+    Raises:
+        ArtefactError: if the file is missing, cut short, or a structure lacks its energy or has other species.
+    """
+    structures = read_structures(path)
+    allowed = set(lattice.elements)
+    for number, atoms in enumerate(structures):
+        for key in ("structure", "formation_energy", "energy_total", "x"):
+            if key not in atoms.info:
+                raise ArtefactError(f"{path}: structure {number} has no '{key}'; delete the file and run again")
+        if not set(atoms.get_chemical_symbols()) <= allowed:
+            raise ArtefactError(
+                f"{path}: structure {number} holds {atoms.get_chemical_formula()}, expected {sorted(allowed)}"
+            )
+    if not structures:
+        raise ArtefactError(f"{path}: the dataset is empty")
+    return structures

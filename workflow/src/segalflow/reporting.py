@@ -1,0 +1,203 @@
+"""The summary page: what was done, on what data, how sure each number is, and what the energies get wrong.
+
+Everything on the page is read from the study's files; nothing is computed here but counts and quantiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from segalflow.artefacts import atomic_path
+
+METHOD_NAMES = {
+    "snis": "importance sampling from SEGAL",
+    "metropolis": "Metropolis Monte Carlo",
+    "metadynamics": "metadynamics in composition",
+    "exact": "exact enumeration",
+}
+
+
+@dataclass
+class Table:
+    """A table of the page, already formatted."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass
+class Section:
+    """A titled part of the page."""
+
+    title: str
+    sentences: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def describe_data(
+    calculation: str, engine: str, faults: Sequence[str], manifest: pd.DataFrame, excluded: pd.DataFrame
+) -> Section:
+    """Return the section on structures and energies.
+
+    Args:
+        calculation: name of the calculation settings.
+        engine: name of the energy engine.
+        faults: sentences on what the engine is known to get wrong for these elements.
+        manifest: the pool, one row a structure.
+        excluded: calculations left out, with column ``reason``.
+    """
+    section = Section("Data")
+    section.sentences.append(
+        f"{len(manifest)} symmetry-distinct structures of up to {int(manifest['n_atoms'].max())} atoms were calculated "
+        f"with the engine '{engine}' (settings '{calculation}'); {len(manifest) - len(excluded)} are used, "
+        f"{len(excluded)} are excluded."
+    )
+    if len(excluded):
+        reasons = excluded["reason"].value_counts()
+        section.tables.append(
+            Table(
+                "Excluded calculations by reason",
+                ["reason", "calculations"],
+                [[str(r), str(n)] for r, n in reasons.items()],
+            )
+        )
+    section.warnings.extend(faults)
+    return section
+
+
+def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame) -> Section:
+    """Return the section on one cluster expansion and its ground states."""
+    section = Section(f"Cluster expansion '{name}'")
+    section.sentences.append(
+        f"{metrics['n_parameters']} clusters fitted to {metrics['n_structures']} structures by {metrics['method']}: "
+        f"root-mean-square error {1000 * metrics['rmse']:.2f} meV/atom, cross-validation ({metrics['cv_kind']}) "
+        f"{1000 * metrics['cv']:.2f} meV/atom. Near the hull: {1000 * metrics['rmse_near_hull']:.2f} meV/atom."
+    )
+    if metrics["hull_violations"]:
+        section.warnings.append(
+            f"{metrics['hull_violations']} structure(s) change their place on the hull between data and expansion."
+        )
+    rows = [
+        [str(r["name"]), str(r["space_group"]), _number(float(r["x"])), _number(1000 * float(r["formation_energy"]), 2)]
+        for _, r in hull[hull["source"] == "model"].sort_values("x").iterrows()
+    ]
+    section.tables.append(
+        Table("Ground states of the expansion", ["structure", "space group", "x", "formation energy (meV/atom)"], rows)
+    )
+    return section
+
+
+def describe_cells(cells: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the section on the sampled cells, from the contents of their files."""
+    section = Section("Cells")
+    rows = [
+        [c["name"], str(c["n_sites"]), str(c["n_operations"]), str(c["lattice"]["name"])]
+        for c in sorted(cells, key=lambda c: c["n_sites"])
+    ]
+    section.tables.append(Table("Cells sampled", ["cell", "sites", "symmetry operations", "lattice"], rows))
+    for cell in cells:
+        section.warnings.extend(cell["warnings"])
+    return section
+
+
+def describe_ensembles(tables: Sequence[xr.Dataset]) -> Section:
+    """Return the section on what every method did: conditions, reliability, NESS, cost."""
+    section = Section("Ensembles")
+    rows = []
+    for table in tables:
+        reliable = float(table["reliable"].mean())
+        ness = table["ness"].values.ravel() if "ness" in table else None
+        rows.append(
+            [
+                f"{table.attrs['cell']}: {METHOD_NAMES.get(table.attrs['method'], table.attrs['method'])}",
+                f"{table.sizes['temperature']} × {table.sizes['delta_mu']}",
+                f"{100 * reliable:.1f} %",
+                "–" if ness is None else " / ".join(f"{v:.3f}" for v in np.percentile(ness, [0, 5, 50])),
+                f"{float(table['energy_evaluations'].sum()):.2e}",
+            ]
+        )
+    columns = ["cell and method", "conditions", "reliable", "NESS min / 5 % / median", "energy evaluations"]
+    section.tables.append(Table("Sweeps over temperature × chemical potential", columns, rows))
+    section.sentences.append(
+        "'Reliable' is the share of conditions whose estimate passed its method's own test (effective sample size, "
+        "agreement of chains from both sides, flatness). Others are drawn with open symbols and never used silently."
+    )
+    return section
+
+
+def describe_agreement(summary: pd.DataFrame) -> Section:
+    """Return the section on the agreement of methods (rows of `summarise_comparison`, away from jumps)."""
+    section = Section("Agreement of the methods")
+    rows = [
+        [
+            f"{r['cell']}: {r['method_a']} – {r['method_b']}",
+            str(r["variable"]),
+            str(int(r["n"])),
+            f"{100 * float(r['fraction_within_3']):.1f} %",
+            _number(float(r["rms_z"]), 2),
+        ]
+        for _, r in summary[summary["selection"] == "away_from_jumps"].iterrows()
+    ]
+    columns = ["cell and methods", "quantity", "conditions", "within 3 errors", "rms z"]
+    section.tables.append(Table("Reliable conditions away from first-order jumps", columns, rows))
+    section.sentences.append(
+        "For calibrated errors 99.7 % of differences are within three combined errors and rms z is 1."
+    )
+    return section
+
+
+def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[str]]) -> Section:
+    """Return the section on phase boundaries: each line's range and top, and what the criteria had to say."""
+    section = Section("Phase boundaries")
+    rows = []
+    for (criterion, method, cell, line), part in boundaries.groupby(["criterion", "method", "cell", "boundary"]):
+        top = part.loc[part["temperature"].idxmax()]
+        phases = " + ".join(p for p in (top["left_phase"], top["right_phase"]) if p) or "–"
+        rows.append(
+            [
+                f"{criterion} {line}, {method} ({cell})",
+                phases,
+                str(len(part)),
+                f"{part['temperature'].min():.0f}–{part['temperature'].max():.0f}",
+                f"{top['temperature']:.0f} ({top['temperature_low']:.0f}–{top['temperature_high']:.0f})",
+                f"{top['x_left']:.3f}–{top['x_right']:.3f}",
+            ]
+        )
+    columns = ["criterion, line and method", "phases", "points", "T (K)", "highest T (K, interval)", "x there"]
+    section.tables.append(Table("Boundary lines", columns, rows))
+    for criterion, sentences in notes.items():
+        section.sentences.extend(f"{criterion}: {sentence}" for sentence in sentences)
+    return section
+
+
+def write_summary(
+    path: str | Path,
+    template: str | Path,
+    study: str,
+    lattice: str,
+    species: Sequence[str],
+    sections: Sequence[Section],
+) -> None:
+    """Render the summary page from its template."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = environment.from_string(Path(template).read_text(encoding="utf-8")).render(
+        study=study, lattice=lattice, species=list(species), sections=list(sections)
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
