@@ -20,7 +20,9 @@ def test_sites_fill_the_cell_once(repeat) -> None:
     assert np.array_equal(cell.site_index(0, shifted), np.arange(cell.n_sites))
 
 
-@pytest.mark.parametrize(("repeat", "point", "total"), [([8, 4, 4], 12, 1536), (CUBIC, 48, 5184), ([5, 5, 5], 48, 6000)])
+@pytest.mark.parametrize(
+    ("repeat", "point", "total"), [([8, 4, 4], 12, 1536), (CUBIC, 48, 5184), ([5, 5, 5], 48, 6000)]
+)
 def test_symmetry_orders(repeat, point, total) -> None:
     cell = Supercell(FCC, supercell_matrix(repeat))
     assert len(cell.point_permutations) == point

@@ -35,7 +35,9 @@ def test_closure_follows_imports_through_packages(tmp_path: Path) -> None:
 def test_fingerprint_ignores_comments_docstrings_and_format(tmp_path: Path) -> None:
     script = _package(tmp_path)
     before = _fresh(script, tmp_path)
-    (tmp_path / "segalflow" / "sub" / "b.py").write_text('"""Other."""\ndef g( ):\n\n    """Other."""\n    return (1)\n')
+    (tmp_path / "segalflow" / "sub" / "b.py").write_text(
+        '"""Other."""\ndef g( ):\n\n    """Other."""\n    return (1)\n'
+    )
     (tmp_path / "segalflow" / "other.py").write_text("x = 2\n")
     assert _fresh(script, tmp_path) == before
 

@@ -34,7 +34,10 @@ class EnergyModel(Protocol):
 
 @runtime_checkable
 class LocalFieldModel(EnergyModel, Protocol):
-    """A binary model that also gives local fields: ``E(s) = s_i h_i + (terms without site i)``, spins ``2 occupation - 1``."""
+    """A binary model that also gives local fields: ``E(s) = s_i h_i + (terms without site i)``.
+
+    Spins are ``2 occupation - 1``.
+    """
 
     def local_fields(self, spins: np.ndarray) -> np.ndarray:
         """Return h, float64 shape (batch, n_sites), for spins +-1, int8 shape (batch, n_sites)."""

@@ -86,7 +86,7 @@ class ClusterExpansion:
             {
                 "lattice": self.lattice.to_dict(),
                 "point_functions": self.point_functions,
-                "energy": "E_total(eV) = n_sites * sum(eci * mean over cells and figures of products of point functions)",
+                "energy": "E_total(eV) = n_sites * sum of eci * mean over cells and figures of point-function products",
                 "reference": self.reference,
                 "clusters": [
                     {

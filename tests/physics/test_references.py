@@ -1,0 +1,184 @@
+"""The reference samplers against exact sums on small cells: values, and errors that mean what they say."""
+
+import numpy as np
+import pytest
+
+from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion, polynomial_from_terms
+from segalflow.errors import SamplingError
+from segalflow.expansion.hamiltonian import read_expansion
+from segalflow.lattice import Supercell, parent_lattice
+from segalflow.sampling.enumeration import enumerate_exactly, lowest_states
+from segalflow.sampling.metadynamics import sample_metadynamics
+from segalflow.sampling.metropolis import sample_metropolis
+from segalflow.sampling.statistics import autocorrelation_time, bennett_ratio
+
+ESTIMATES = ("log_z", "composition", "energy", "heat_capacity")
+
+
+@pytest.fixture(scope="module")
+def ising() -> SpinPolynomial:
+    lattice = parent_lattice("square", 1.0, ("down", "up"))
+    return ising_polynomial(Supercell(lattice, np.diag([4, 4, 1])))
+
+
+def z_scores(table, exact, name: str) -> np.ndarray:
+    z = ((table[name] - exact[name]) / table[f"{name}_stderr"]).values
+    z = z[..., 1] if name == "composition" else z
+    z = z[table["reliable"].values > 0]
+    assert np.all(np.isfinite(z))
+    return z
+
+
+def assert_calibrated(tables, exact, least_reliable: float) -> None:
+    """At least 99 % of all reliable estimates within 3 errors, and errors neither too large nor too small."""
+    together = []
+    for name in ESTIMATES:
+        z = np.concatenate([z_scores(table, exact, name) for table in tables])
+        assert 0.7 < np.sqrt(np.mean(z**2)) < 1.3, name
+        together.append(z)
+    together = np.concatenate(together)
+    assert np.mean(np.abs(together) <= 3) >= 0.99
+    for table in tables:
+        assert float(table["reliable"].mean()) >= least_reliable
+
+
+def test_exact_enumeration_of_four_sites_equals_the_sum_written_out():
+    model = polynomial_from_terms(4, 0.1, {(0, 1): -0.3, (1, 2): 0.2, (0, 2, 3): 0.15, (3,): 0.05}, 1.0, "J")
+    table = enumerate_exactly(model, ("A", "B"), np.array([0.5, 1.0]), np.array([-0.2, 0.4]))
+    states = ((np.arange(16)[:, None] >> np.arange(4)) & 1).astype(np.int8)
+    u, n = model.energy(states), states.sum(axis=1)
+    for i, t in enumerate((0.5, 1.0)):
+        for j, mu in enumerate((-0.2, 0.4)):
+            w = np.exp(-(u - mu * n) / t)
+            p = w / w.sum()
+            e = u - mu * n
+            at = table.isel(temperature=i, delta_mu=j)
+            assert float(at.log_z) == pytest.approx(np.log(w.sum()), abs=1e-12)
+            assert float(at.composition[1]) == pytest.approx(p @ n / 4, abs=1e-12)
+            assert float(at.energy) == pytest.approx(p @ u / 4, abs=1e-12)
+            assert float(at.heat_capacity) == pytest.approx((p @ e**2 - (p @ e) ** 2) / t**2 / 4, abs=1e-12)
+            assert float(at.susceptibility) == pytest.approx((p @ n**2 - (p @ n) ** 2) / t / 4, abs=1e-12)
+            share = np.bincount(n, weights=p, minlength=5)
+            np.testing.assert_allclose(np.exp(at.composition_log_weight), share, atol=1e-12)
+
+
+def test_enumeration_by_any_energy_model_equals_the_gray_code_walk(ising):
+    class Plain:
+        n_sites, n_species, boltzmann, energy_unit = 16, np.full(16, 2), 1.0, "J"
+
+        def energy(self, occupations):
+            return ising.energy(occupations)
+
+    grid = np.array([0.4, 2.0]), np.array([-0.5, 0.0])
+    fast, plain = (enumerate_exactly(m, ("down", "up"), *grid) for m in (ising, Plain()))
+    for name in (*ESTIMATES, "susceptibility", "composition_log_weight"):
+        np.testing.assert_allclose(fast[name], plain[name], rtol=1e-9, atol=1e-9)
+
+
+def test_enumeration_refuses_a_large_cell():
+    model = polynomial_from_terms(40, 0.0, {(0, 1): 1.0})
+    with pytest.raises(SamplingError, match="has 40 sites, this energy model allows at most 30"):
+        enumerate_exactly(model, ("A", "B"), np.array([300.0]), np.array([0.0]))
+
+
+def test_ising_ground_states(ising):
+    energy, degeneracy = lowest_states(ising)
+    assert energy[0] == energy[16] == -32
+    assert degeneracy[0] == degeneracy[16] == 1
+    assert degeneracy[1] == 16
+    assert energy[8] == -16  # two straight walls
+    assert degeneracy[8] == 8
+
+
+def test_metropolis_and_metadynamics_on_ising(ising):
+    temperature, field = np.array([1.8, 2.3, 3.0, 4.0]), np.array([-0.5, 0.0, 0.3])
+    exact = enumerate_exactly(ising, ("down", "up"), temperature, field)
+    common = (ising, ("down", "up"), temperature, field)
+    assert_calibrated(
+        [sample_metropolis(*common, seed=s, sweeps=12000, equilibration=300) for s in range(6)], exact, 0.9
+    )
+    assert_calibrated(
+        [sample_metadynamics(*common, seed=s, walkers=32, production_sweeps=2000) for s in range(16)], exact, 1.0
+    )
+
+
+def test_same_seed_same_table_other_seed_another(ising):
+    common = (ising, ("down", "up"), np.array([2.0, 3.0]), np.array([0.0, 0.2]))
+    for sampler, budget in ((sample_metropolis, {"sweeps": 400}), (sample_metadynamics, {"production_sweeps": 200})):
+        first, second, other = (sampler(*common, seed=s, **budget) for s in (1, 1, 2))
+        assert first.identical(second)
+        assert not np.array_equal(first["energy"], other["energy"])
+
+
+def test_metropolis_says_where_chains_from_two_starts_disagree():
+    """A strong ferromagnet far below its transition never leaves the phase it starts in."""
+    lattice = parent_lattice("square", 1.0, ("down", "up"))
+    model = ising_polynomial(Supercell(lattice, np.diag([8, 8, 1])))
+    table = sample_metropolis(
+        model, ("down", "up"), np.array([0.7]), np.array([0.0]), seed=0, sweeps=400, exchange_every=0
+    )
+    assert float(table["reliable"][0, 0]) == 0
+    assert table.attrs["largest_hysteresis"] > 0.9
+    assert float(table["composition_stderr"][0, 0, 1]) > 0.4
+
+
+def test_metadynamics_reports_stages_that_do_not_get_flat(ising):
+    table = sample_metadynamics(
+        ising, ("down", "up"), np.array([1.0]), np.array([0.0]), seed=0,
+        walkers=4, stage_sweeps=10, check_every=10, production_sweeps=50,
+    )  # fmt: skip
+    assert table.attrs["unfinished_stages"][0] > 0
+    assert float(table["reliable"][0, 0]) == 0
+
+
+def test_autocorrelation_time_of_an_autoregressive_series():
+    rng = np.random.default_rng(0)
+    rho, series = 0.9, np.empty((40, 20000))
+    noise = rng.normal(size=series.shape)
+    series[:, 0] = noise[:, 0] / np.sqrt(1 - rho**2)
+    for t in range(1, series.shape[1]):
+        series[:, t] = rho * series[:, t - 1] + noise[:, t]
+    assert autocorrelation_time(series).mean() == pytest.approx(0.5 * (1 + rho) / (1 - rho), rel=0.05)
+    assert autocorrelation_time(np.full(100, -3.7))[()] == 0.5
+
+
+def test_bennett_ratio_of_two_gaussians_with_its_error():
+    """log(Z_b/Z_a) of exp(-x^2/2) and exp(-(x-1)^2/(2 0.7^2)) is log 0.7; errors from the influences."""
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(500, 400)), 1 + 0.7 * rng.normal(size=(500, 400))
+
+    def log_ratio(x):
+        return -((x - 1) ** 2) / (2 * 0.49) + x**2 / 2
+
+    value, influence = bennett_ratio(log_ratio(a), log_ratio(b))
+    error = np.sqrt((influence**2).sum(axis=(0, 2)))
+    z = (value - np.log(0.7)) / error
+    assert abs(z.mean()) < 4 / np.sqrt(500)
+    assert z.std() == pytest.approx(1.0, abs=0.12)
+
+
+@pytest.fixture(scope="module")
+def copper_gold(reference) -> SpinPolynomial:
+    expansion = read_expansion(reference / "cuau" / "eci_published.json")
+    return place_expansion(expansion, Supercell(expansion.lattice, np.diag([2, 2, 4])))
+
+
+@pytest.mark.reference
+def test_copper_gold_hull_and_degeneracies(copper_gold):
+    energy, degeneracy = lowest_states(copper_gold)
+    formation = (energy - energy[0] - (energy[16] - energy[0]) * np.arange(17) / 16) / 16
+    assert degeneracy[[4, 8, 12]].tolist() == [4, 6, 4]
+    np.testing.assert_allclose(formation[[4, 8, 12]], [-0.034167, -0.036182, -0.018754], atol=1e-6)
+
+
+@pytest.mark.reference
+def test_samplers_on_copper_gold(copper_gold):
+    temperature, delta_mu = np.linspace(400, 1200, 9), np.linspace(-0.24, 0.24, 9)
+    exact = enumerate_exactly(copper_gold, ("Cu", "Au"), temperature, delta_mu)
+    common = (copper_gold, ("Cu", "Au"), temperature, delta_mu)
+    assert_calibrated(
+        [sample_metropolis(*common, seed=s, sweeps=6000, equilibration=300) for s in range(2)], exact, 0.97
+    )
+    assert_calibrated(
+        [sample_metadynamics(*common, seed=s, walkers=32, production_sweeps=3000) for s in range(2)], exact, 1.0
+    )

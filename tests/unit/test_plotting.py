@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image
+from model_alloys import regular_solution_table
+
+from segalflow.expansion.hamiltonian import Cluster, ClusterExpansion
+from segalflow.lattice import parent_lattice
+from segalflow.phases.boundaries import boundary_table, merge_boundaries
+from segalflow.phases.criteria import CRITERIA, find_boundaries
+from segalflow.plotting import ensemble, expansion, phase_diagram
+from segalflow.plotting.style import formula_label, save_figure
+from segalflow.thermo.comparison import compare_methods
+from segalflow.units import BOLTZMANN_EV_PER_K as KB
+
+OMEGA = 2 * KB * 700
+TEMPERATURE = np.linspace(300, 1000, 8)
+DELTA_MU = np.linspace(-0.12, 0.12, 25)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    found = {
+        m: regular_solution_table(OMEGA, TEMPERATURE, DELTA_MU, 0.003, s, m)
+        for s, m in enumerate(["snis", "metropolis"])
+    }
+    found["snis"]["ness"] = found["snis"]["n_samples"] / 2000
+    found["snis"]["reliable"][0, 10:14] = 0.0
+    return found
+
+
+@pytest.fixture(scope="module")
+def boundaries(tables):
+    return merge_boundaries(find_boundaries(c, tables)[0] for c in CRITERIA)
+
+
+@pytest.fixture(scope="module")
+def hull():
+    rows = [
+        (s, x, e, n) for s in ("data", "model") for x, e, n in [(0, 0, "A"), (0.25, -0.03, "Cu3Au L1_2"), (1, 0, "B")]
+    ]
+    return pd.DataFrame(rows, columns=["source", "x", "formation_energy", "name"]).assign(structure="s")
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    x = np.array([0, 0.25, 0.5, 0.5, 1.0])
+    e = np.array([0, -0.03, -0.01, 0.02, 0])
+    return pd.DataFrame({"structure": list("abcde"), "x": x, "e_data": e, "e_model": e + 0.001, "e_cv": e - 0.002})
+
+
+def cluster_expansion():
+    lattice = parent_lattice("fcc", 3.8, ["Cu", "Au"])
+    figure = np.zeros((6, 2, 4), dtype=int)
+    clusters = (
+        Cluster("c0", 0, 0.0, np.zeros((1, 0, 4), int), np.zeros((1, 0), int), 0.1, 0.01),
+        Cluster("c2", 2, 2.7, figure, np.zeros((6, 2), int), 0.02, 0.001),
+        Cluster("c3", 3, 2.7, np.zeros((8, 3, 4), int), np.zeros((8, 3), int), -0.01),
+    )
+    return ClusterExpansion(lattice, (((-1.0, 1.0),),), clusters, {"kind": "formation"})
+
+
+def all_figures(tables, boundaries, hull, predictions):
+    history = pd.DataFrame({"step": np.arange(60), "loss": np.exp(-np.arange(60) / 10.0), "ness": np.nan})
+    history.loc[::10, "ness"] = np.linspace(0.1, 0.9, 6)
+    return {
+        "hull": expansion.plot_hull(hull, predictions, "x"),
+        "parity": expansion.plot_parity(predictions, {"rmse": 0.001, "cv": 0.002, "cv_kind": "10-fold"}),
+        "ecis": expansion.plot_ecis(cluster_expansion()),
+        "isotherms": ensemble.plot_isotherms(tables, 4),
+        "ness": ensemble.plot_ness_map(tables["snis"]),
+        "heat_capacity": ensemble.plot_heat_capacity(tables),
+        "energy_evaluations": ensemble.plot_energy_evaluations({"main": tables}, {"main": 1e7}),
+        "training": ensemble.plot_training(history),
+        "comparison": ensemble.plot_comparison(compare_methods(tables, "main")),
+        "phase_diagram": phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B")),
+        "phase_diagram_delta_mu": phase_diagram.plot_phase_diagram_delta_mu(boundaries, tables, ("A", "B")),
+    }
+
+
+def test_every_figure_is_written_with_its_data(tmp_path, tables, boundaries, hull, predictions):
+    for name, (figure, data) in all_figures(tables, boundaries, hull, predictions).items():
+        paths = save_figure(figure, data, tmp_path / name)
+        assert [p.suffix for p in paths] == [".svg", ".png", ".csv"]
+        pixels = image.imread(paths[1])
+        assert (pixels[..., :3] < 0.9).mean() > 0.005, f"{name} is blank"
+        assert len(pd.read_csv(paths[2])) == len(data) > 0
+
+
+def test_the_same_figure_is_the_same_bytes(tmp_path, tables, boundaries, hull):
+    for run in ("first", "second"):
+        figure, data = phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B"))
+        save_figure(figure, data, tmp_path / run / "diagram")
+    for path in sorted((tmp_path / "first").iterdir()):
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_plotted_data_is_what_the_tables_hold(tables, boundaries, hull):
+    _, data = ensemble.plot_isotherms(tables, 3)
+    snis = data[(data["method"] == "snis") & (data["temperature"] == 300)]
+    assert np.array_equal(snis["x"], tables["snis"]["composition"].isel(species=1, temperature=0))
+    assert (~snis["reliable"]).sum() == 4
+    _, data = phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B"))
+    drawn = data[data["series"] == "boundary"]
+    assert drawn["temperature"].tolist() == boundaries["temperature"].tolist()
+    assert (data["series"] == "sampled, unreliable").sum() == 4
+    assert (data["series"] == "ground state").sum() == 3
+    _, data = ensemble.plot_energy_evaluations({"main": tables}, {"main": 1e7})
+    assert data[data["part"] == "training"]["energy_evaluations"].tolist() == [1e7]
+    assert data["energy_evaluations"].iloc[0] == float(tables["snis"]["energy_evaluations"].sum())
+
+
+def test_comparison_histogram_counts_reliable_conditions_away_from_jumps(tables):
+    comparison = compare_methods(tables, "main")
+    _, data = ensemble.plot_comparison(comparison)
+    kept = comparison[comparison["reliable_a"] & comparison["reliable_b"] & ~comparison["near_jump"]]
+    counted = data.groupby("variable")["count"].sum()
+    for variable, part in kept.groupby("variable"):
+        assert counted[variable] == len(part)
+
+
+def test_an_empty_diagram_says_so(tables, hull):
+    figure, data = phase_diagram.plot_phase_diagram(boundary_table([]), tables, hull, ("A", "B"))
+    assert any("no boundary found" in t.get_text() for t in figure.axes[0].texts)
+    assert "boundary" not in set(data["series"])
+
+
+def test_formula_labels():
+    assert formula_label("Cu3Au L1_2") == "Cu$_{3}$Au L1$_{2}$"
+    assert formula_label("solid solution") == "solid solution"
+    assert formula_label("Au") == "Au"

@@ -1,0 +1,55 @@
+"""The criteria by name, and their run over the tables of all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from segalflow.errors import BoundaryError, suggest
+from segalflow.phases.alpha_shape import find_alpha_shape
+from segalflow.phases.boundaries import BoundaryPoint, boundary_table
+from segalflow.phases.composition_jump import find_composition_jumps
+from segalflow.phases.grid import Findings
+from segalflow.phases.heat_capacity import find_heat_capacity_maxima
+
+NOTES_SCHEMA = "segalflow.boundary_notes/1"
+
+CRITERIA: dict[str, Callable[..., Findings]] = {
+    "composition_jump": find_composition_jumps,
+    "alpha_shape": find_alpha_shape,
+    "heat_capacity": find_heat_capacity_maxima,
+}
+
+
+def find_boundaries(
+    criterion: str, tables: Mapping[str, xr.Dataset] | Iterable[xr.Dataset], settings: Mapping[str, Any] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Apply one criterion to every table.
+
+    Args:
+        criterion: a key of `CRITERIA`.
+        tables: ensemble tables, by any name or in a row; method and cell are read from their attributes.
+        settings: the criterion's settings (its ``DEFAULTS`` name them).
+
+    Returns:
+        The boundary table (`segalflow.phases.boundaries.COLUMNS`; no rows where nothing was found) and sentences on
+        what was found, left out or cut off, each headed by ``method (cell):``.
+
+    Raises:
+        BoundaryError: for an unknown criterion, a wrong setting, or a grid too coarse to bracket anything.
+    """
+    if criterion not in CRITERIA:
+        raise BoundaryError(
+            f"unknown criterion '{criterion}', expected one of {', '.join(CRITERIA)}{suggest(criterion, CRITERIA)}"
+        )
+    points: list[BoundaryPoint] = []
+    notes: list[str] = []
+    for table in tables.values() if isinstance(tables, Mapping) else tables:
+        findings = CRITERIA[criterion](table, settings=dict(settings or {}))
+        points += findings.points
+        head = f"{table.attrs.get('method', '')} ({table.attrs.get('cell', '')})"
+        notes += [f"{head}: {sentence}" for sentence in findings.notes]
+    return boundary_table(points), notes

@@ -1,0 +1,171 @@
+"""What every criterion needs of an ensemble table: composition, errors, and which conditions may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from segalflow.ensemble import second_species_composition
+from segalflow.errors import BoundaryError, suggest
+from segalflow.phases.boundaries import BoundaryPoint
+from segalflow.thermo.comparison import boltzmann_of, site_count
+from segalflow.thermo.jumps import Jump, find_jumps
+
+
+@dataclass
+class Findings:
+    """What a criterion found in one table.
+
+    Attributes:
+        points: boundary points; empty when the window holds no boundary.
+        notes: sentences on what was found, left out, or cut off by the window.
+    """
+
+    points: list[BoundaryPoint] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Arrays of a binary ensemble table; all of shape (n_temperatures, n_delta_mu) but the two axes.
+
+    Attributes:
+        method, cell: from the table's attributes.
+        temperature, delta_mu: the axes.
+        x, x_stderr: fraction of species 1.
+        susceptibility: d<x>/d(delta_mu).
+        usable: reliable and finite.
+        boltzmann: k_B in the table's units.
+        n_sites: number of sites, None where the table does not tell.
+    """
+
+    method: str
+    cell: str
+    temperature: np.ndarray
+    delta_mu: np.ndarray
+    x: np.ndarray
+    x_stderr: np.ndarray
+    susceptibility: np.ndarray
+    usable: np.ndarray
+    boltzmann: float
+    n_sites: int | None
+    temperature_unit: str = "K"
+
+    def jumps(self, row: int, options: Mapping[str, Any], minimum: float) -> list[Jump]:
+        """Return the first-order jumps at one temperature (`find_jumps`), of at least `minimum` in x."""
+        return find_jumps(
+            self.delta_mu,
+            self.x[row],
+            self.x_stderr[row],
+            self.susceptibility[row],
+            self.usable[row],
+            options["ratio"],
+            minimum,
+            options["n_sigma"],
+            int(options["max_steps"]),
+            None if self.n_sites is None else self.n_sites / (self.boltzmann * self.temperature[row]),
+        )
+
+    def skipped(self) -> list[str]:
+        """Return a sentence on conditions left out, or nothing."""
+        n = int((~self.usable).sum())
+        if not n:
+            return []
+        worst = [
+            f"{t:g} {self.temperature_unit} ({int(k)})"
+            for t, k in zip(self.temperature, (~self.usable).sum(axis=1), strict=True)
+            if k
+        ]
+        where = ", ".join(worst[:8]) + (", ..." if len(worst) > 8 else "")
+        return [f"{n} of {self.usable.size} conditions are unreliable and were left out: {where}."]
+
+
+def read_grid(table: xr.Dataset) -> Grid:
+    """Return the arrays of a binary ensemble table.
+
+    Raises:
+        BoundaryError: if it has fewer than 3 temperatures or 3 chemical potentials, or not two species.
+    """
+    method, cell = str(table.attrs.get("method", "")), str(table.attrs.get("cell", ""))
+    n_t, n_mu = table.sizes["temperature"], table.sizes["delta_mu"]
+    if n_t < 3 or n_mu < 3:
+        raise BoundaryError(
+            f"table of '{method}' on cell '{cell}': {n_t} temperatures x {n_mu} chemical potentials are too few to "
+            "bracket a phase boundary, expected at least 3 of each (grid.temperature, grid.delta_mu)"
+        )
+    if table.sizes["species"] != 2:
+        raise BoundaryError(f"table of '{method}' on cell '{cell}': boundaries are read from binary tables only")
+    x = np.asarray(second_species_composition(table), dtype=float)
+    x_stderr = np.asarray(table["composition_stderr"].isel(species=1), dtype=float)
+    susceptibility = np.asarray(table["susceptibility"], dtype=float)
+    finite = np.isfinite(x) & np.isfinite(susceptibility)
+    return Grid(
+        method,
+        cell,
+        np.asarray(table["temperature"], dtype=float),
+        np.asarray(table["delta_mu"], dtype=float),
+        x,
+        np.nan_to_num(x_stderr),
+        susceptibility,
+        finite & (np.asarray(table["reliable"], dtype=float) > 0.5),
+        boltzmann_of(table),
+        site_count(table),
+        str(table["temperature"].attrs.get("units", "K")),
+    )
+
+
+def read_settings(criterion: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `defaults` with `given` put in.
+
+    Raises:
+        BoundaryError: for an unknown key or a value that is no positive number.
+    """
+    for key, value in given.items():
+        if key not in defaults:
+            raise BoundaryError(
+                f"phases.{criterion}: unknown key '{key}', expected one of {', '.join(defaults)}"
+                f"{suggest(key, defaults)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise BoundaryError(f"phases.{criterion}.{key}: expected a number that is not negative, found {value!r}")
+    return {**defaults, **given}
+
+
+def track_lines(rows: Sequence[Sequence[tuple[float, float]]], overlap: float, max_gap: int = 1) -> list[list[int]]:
+    """Join intervals of consecutive rows into lines.
+
+    Args:
+        rows: for each temperature, the composition intervals (left, right) of its two-phase fields.
+        overlap: smallest intersection over union of two intervals of one line.
+        max_gap: rows that a line may miss.
+
+    Returns:
+        For every row, the line number of each interval; numbers are from 0 in order of first appearance (low to high
+        temperature, left to right).
+    """
+    numbers: list[list[int]] = []
+    last: dict[int, tuple[int, tuple[float, float]]] = {}  # line: (row, interval)
+    for r, row in enumerate(rows):
+        found = [-1] * len(row)
+        scores = []
+        for i, (left, right) in enumerate(row):
+            for line, (seen, (a, b)) in last.items():
+                union = max(right, b) - min(left, a)
+                shared = min(right, b) - max(left, a)
+                if r - seen <= max_gap + 1 and union > 0 and shared / union >= overlap:
+                    scores.append((-shared / union, line, i))
+        used: set[int] = set()
+        for _, line, i in sorted(scores):
+            if found[i] < 0 and line not in used:
+                found[i] = line
+                used.add(line)
+        for i, interval in enumerate(row):
+            if found[i] < 0:
+                found[i] = len(last)
+            last[found[i]] = (r, interval)
+        numbers.append(found)
+    return numbers

@@ -1,0 +1,179 @@
+"""Figures of the cluster expansion: convex hull, parity, ECIs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from segalflow.expansion.hamiltonian import ClusterExpansion
+from segalflow.plotting.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ONE_COLUMN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS,
+    VERMILION,
+    figure_function,
+    formula_label,
+    new_figure,
+)
+
+MEV = 1000.0
+
+
+@figure_function
+def plot_hull(hull: pd.DataFrame, predictions: pd.DataFrame, x_label: str) -> tuple[Figure, pd.DataFrame]:
+    """Plot formation energies against composition with the hulls of data and model.
+
+    Args:
+        hull: columns source (``data`` or ``model``), x, formation_energy (eV/atom), name.
+        predictions: columns structure, x, e_data, e_model (eV/atom).
+        x_label: label of the composition axis.
+
+    Returns:
+        The figure and the plotted points, energies in meV/atom.
+    """
+    figure, axes = new_figure(width=ONE_COLUMN, height=2.9)
+    axes.plot(
+        predictions["x"], MEV * predictions["e_data"], "o", ms=3.2, mfc="none", mec=GREY, mew=0.7, label="calculated"
+    )
+    axes.plot(predictions["x"], MEV * predictions["e_model"], "x", ms=2.6, color=SKY, mew=0.8, label="expansion")
+    for source, line, colour, width in (("data", "-", "black", 1.2), ("model", "--", BLUE, 1.0)):
+        points = hull[hull["source"] == source].sort_values("x")
+        name = "calculated" if source == "data" else "expansion"
+        axes.plot(points["x"], MEV * points["formation_energy"], line, color=colour, lw=width, label=f"hull, {name}")
+    states = hull[hull["source"] == "data"].sort_values("x")
+    for _, row in states.iterrows():
+        if 0 < row["x"] < 1:
+            axes.plot(row["x"], MEV * row["formation_energy"], "o", ms=3.2, color="black")
+            axes.annotate(
+                formula_label(str(row["name"])),
+                (row["x"], MEV * row["formation_energy"]),
+                xytext=(0, -5),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=6.5,
+                bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.75},
+            )
+    low = min(float(predictions[["e_data", "e_model"]].min().min()), float(hull["formation_energy"].min())) * MEV
+    high = float(predictions[["e_data", "e_model"]].max().max()) * MEV
+    span = max(high - low, 1e-6)
+    axes.set_ylim(low - 0.14 * span, high + 0.30 * span)
+    axes.axhline(0, color=GREY, lw=0.5, zorder=0)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("formation energy (meV/atom)")
+    axes.legend(ncols=2, loc="upper center", columnspacing=1.2)
+    data = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "series": "structure",
+                    "structure": predictions["structure"],
+                    "x": predictions["x"],
+                    "calculated_meV": MEV * predictions["e_data"],
+                    "expansion_meV": MEV * predictions["e_model"],
+                }
+            ),
+            *(
+                pd.DataFrame(
+                    {
+                        "series": f"hull_{source}",
+                        "structure": part["structure"],
+                        "x": part["x"],
+                        f"{'calculated' if source == 'data' else 'expansion'}_meV": MEV * part["formation_energy"],
+                    }
+                )
+                for source, part in hull.groupby("source")
+            ),
+        ],
+        ignore_index=True,
+    )
+    return figure, data
+
+
+@figure_function
+def plot_parity(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> tuple[Figure, pd.DataFrame]:
+    """Plot fitted and cross-validated against calculated formation energies, and their residuals.
+
+    Args:
+        predictions: columns structure, e_data, e_model, e_cv (eV/atom).
+        metrics: rmse, cv (eV/atom) and cv_kind.
+    """
+    figure, (axes, below) = new_figure(
+        2, 1, width=ONE_COLUMN, height=3.6, sharex=True, gridspec_kw={"height_ratios": [2.6, 1]}
+    )
+    data, model, out = (MEV * predictions[c].to_numpy(float) for c in ("e_data", "e_model", "e_cv"))
+    both = np.concatenate([data, model, out[np.isfinite(out)]])
+    pad = 0.05 * (np.ptp(both) or 1.0)
+    ends = [both.min() - pad, both.max() + pad]
+    axes.plot(ends, ends, "-", color=GREY, lw=0.7)
+    label = f"{metrics.get('cv_kind', '')} cross-validation: {MEV * metrics['cv']:.2f} meV/atom"
+    axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label)
+    axes.plot(data, model, "o", ms=2.4, color=BLUE, label=f"fit: {MEV * metrics['rmse']:.2f} meV/atom")
+    axes.set_xlim(ends)
+    axes.set_ylim(ends)
+    axes.set_ylabel("expansion (meV/atom)")
+    axes.legend(loc="upper left", title="root-mean-square error", title_fontsize=6.5, alignment="left")
+    below.axhline(0, color=GREY, lw=0.7)
+    below.plot(data, out - data, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8)
+    below.plot(data, model - data, "o", ms=2.4, color=BLUE)
+    below.set_xlabel("calculated formation energy (meV/atom)")
+    below.set_ylabel("residual")
+    return figure, pd.DataFrame(
+        {"structure": predictions["structure"], "calculated_meV": data, "fit_meV": model, "cross_validated_meV": out}
+    )
+
+
+@figure_function
+def plot_ecis(expansion: ClusterExpansion) -> tuple[Figure, pd.DataFrame]:
+    """Plot multiplicity times ECI with standard errors against the size of the cluster, by number of its sites."""
+    rows = [
+        {
+            "cluster": c.name,
+            "order": c.order,
+            "diameter": c.diameter,
+            "multiplicity": c.multiplicity,
+            "eci_meV": MEV * c.eci,
+            "eci_stderr_meV": MEV * c.eci_stderr,
+            "weighted_eci_meV": MEV * c.eci * c.multiplicity,
+            "weighted_eci_stderr_meV": MEV * c.eci_stderr * c.multiplicity,
+        }
+        for c in expansion.clusters
+    ]
+    data = pd.DataFrame(rows)
+    figure, axes = new_figure(width=TWO_COLUMNS * 0.7, height=2.6)
+    names = {2: "pairs", 3: "triplets", 4: "quadruplets", 5: "quintuplets", 6: "sextuplets"}
+    looks = {2: (BLUE, "o"), 3: (VERMILION, "s"), 4: (GREEN, "^"), 5: (PURPLE, "D"), 6: (ORANGE, "v")}
+    axes.axhline(0, color=GREY, lw=0.7, zorder=0)
+    many = data[data["order"] >= 2]
+    orders = sorted(many["order"].unique())
+    for order in orders:
+        part = many[many["order"] == order]
+        colour, marker = looks.get(int(order), (GREY, "*"))
+        # Clusters of one size are set apart by their number of sites, so that error bars do not hide each other.
+        shift = 0.03 * (order - np.mean(orders))
+        error = part["weighted_eci_stderr_meV"].fillna(0.0)
+        axes.errorbar(
+            part["diameter"] + shift,
+            part["weighted_eci_meV"],
+            yerr=error if error.any() else None,
+            fmt=marker,
+            color=colour,
+            ms=3.5,
+            lw=0.9,
+            label=names.get(int(order), f"{int(order)} sites"),
+        )
+    axes.set_xlabel("cluster diameter (Å)")
+    axes.set_ylabel("multiplicity × ECI (meV/site)")
+    if len(orders):
+        axes.legend(loc="best")
+    return figure, data

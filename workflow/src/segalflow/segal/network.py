@@ -1,0 +1,175 @@
+"""The networks: conditionals of every site given the sites before it, T and delta_mu.
+
+A network is a `torch.nn.Module` with ``logits(spins, fields, beta, delta_mu, condition)``; the probability of species 1
+on site i is ``sigmoid(logit_i)`` and may depend on the spins of earlier sites only. To add one, write the module and
+register it in `NETWORKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segalflow.errors import TrainingError, suggest
+from segalflow.lattice import Supercell
+
+
+def gate(x: Tensor) -> Tensor:
+    """Return ``x (1 + x / sqrt(1 + x^2)) / 2``: shaped like SiLU, but without an exponential (kernels stay fast)."""
+    return 0.5 * x * (1 + x * torch.rsqrt(1 + x * x))
+
+
+def squash(x: Tensor) -> Tensor:
+    """Return ``x / (1 + |x| / 5)``: linear for small reduced fields, at most 5 for large ones."""
+    return x / (1 + 0.2 * x.abs())
+
+
+def relative_sites(cell: Supercell) -> np.ndarray:
+    """Return the class of the displacement from site j to site i, shape (n_sites, n_sites): [i, j].
+
+    Two pairs share a class when a lattice translation maps one onto the other (sublattices kept apart).
+    """
+    n_sub = cell.lattice.n_sublattices
+    sub, offset = cell.sites[:, 0], cell.sites[:, 1:]
+    displaced = cell.site_index(0, offset[None, :, :] - offset[:, None, :]) // n_sub
+    return (sub[:, None] * n_sub + sub[None, :]) * cell.n_cells + displaced
+
+
+class PhysicsNetwork(nn.Module):
+    """Shared-weight network on physical features (SAMPLER.md, "recommended architecture").
+
+    ``logit_i = beta dmu - 2 beta h_i^(0) + u_i . z2 + C_i . x + bias``: the exact conditional of the placed part plus a
+    correction by two small layers over the reduced open fields, the running mean and the placed spins, whose weights
+    depend only on the displacement between sites; T and delta_mu modulate both layers.
+    """
+
+    kind = "physics"
+
+    def __init__(self, cell: Supercell, n_classes: int, hidden: int = 32) -> None:
+        super().__init__()
+        n = cell.n_sites
+        relative = relative_sites(cell)
+        self.n_sites, self.n_classes, self.hidden = n, n_classes, hidden
+        self.register_buffer("relative", torch.from_numpy(relative.copy()), persistent=False)
+        self.register_buffer("past", torch.tril(torch.ones(n, n), diagonal=-1), persistent=False)
+        self.register_buffer("counts", torch.arange(n).clamp(min=1).float(), persistent=False)
+        n_features = n_classes + 1
+        scale = hidden**-0.5
+        self.w1 = nn.Parameter(0.02 * torch.randn(int(relative.max()) + 1, hidden))
+        self.v = nn.Parameter(0.1 * torch.randn(n_features, hidden))
+        self.b1 = nn.Parameter(torch.zeros(n, hidden))
+        self.w2 = nn.Parameter(scale * torch.randn(hidden, hidden))
+        self.b2 = nn.Parameter(torch.zeros(n, hidden))
+        self.u = nn.Parameter(0.01 * torch.randn(hidden))
+        self.u_site = nn.Parameter(torch.zeros(n, hidden))
+        self.c_site = nn.Parameter(torch.zeros(n, n_features))
+        self.bias = nn.Parameter(torch.zeros(n))
+        self.condition_layers = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh())
+        self.film = nn.Linear(32, 4 * hidden + n_features + 1)
+        self.site_bias = nn.Linear(32, n)
+        for layer in (self.film, self.site_bias):
+            nn.init.zeros_(layer.bias)
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def modulation(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the modulation of the layers, (batch, 4 hidden + n_features + 1), and of the sites, (batch, n_sites)."""
+        z = self.condition_layers(condition)
+        return self.film(z), self.site_bias(z)
+
+    def logits(self, spins: Tensor, fields: Tensor, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
+        """Return all logits at once, (batch, n_sites).
+
+        Args:
+            spins: +-1, float (batch, n_sites).
+            fields: ``h_i^(k)``, (batch, n_sites, n_classes).
+            beta, delta_mu: (batch,).
+            condition: `ConditionRange.encode`, (batch, 4).
+        """
+        n, hidden = self.n_sites, self.hidden
+        film, site = self.modulation(condition)
+        g1, d1, g2, d2 = (film[:, None, k * hidden : (k + 1) * hidden] for k in range(4))
+        weights, offset = film[:, None, 4 * hidden : -1], film[:, -1:]
+        running = torch.cumsum(spins, dim=1)
+        mean = torch.cat([torch.zeros_like(running[:, :1]), running[:, :-1]], dim=1) / self.counts
+        reduced = squash(beta[:, None, None] * fields)
+        x = torch.cat([reduced, mean[:, :, None]], dim=2)
+        dense = self.w1[self.relative] * self.past[:, :, None]  # (i, j, hidden)
+        seen = (spins @ dense.permute(1, 0, 2).reshape(n, n * hidden)).view(-1, n, hidden)
+        z1 = gate((seen + x @ self.v + self.b1) * (1 + g1) + d1)
+        z2 = gate((z1 @ self.w2 + self.b2) * (1 + g2) + d2) + z1
+        correction = (z2 * (self.u + self.u_site)).sum(-1) + (x * (self.c_site + weights)).sum(-1)
+        exact = beta[:, None] * (delta_mu[:, None] - 2 * fields[:, :, 0])
+        return exact + correction + self.bias + site + offset
+
+
+class MaskedNetwork(nn.Module):
+    """The paper's masked multilayer perceptron (MADE): a reference model.
+
+    Hidden layers of ``width * n_sites`` units in n_sites groups; group g sees groups up to g, output i groups before i.
+    """
+
+    kind = "made"
+
+    def __init__(
+        self, cell: Supercell, n_classes: int, layers: int = 3, width: int = 2, activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        n = cell.n_sites
+        if activation not in ("tanh", "sigmoid"):
+            raise TrainingError(f"segal.network.activation: expected tanh or sigmoid, found '{activation}'")
+        self.n_sites, self.n_classes, self.activation = n, n_classes, activation
+        group = torch.arange(n)
+        hidden = group.repeat_interleave(width)
+        sizes = [group] + [hidden] * layers + [group]
+        self.weights, self.biases, self.conditions = nn.ParameterList(), nn.ParameterList(), nn.ModuleList()
+        for number, (source, target) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            last = number == layers
+            mask = (source[None, :] < target[:, None]) if number == 0 else (source[None, :] <= target[:, None])
+            # Hidden group g holds what lies before site g; the first layer's strict mask does all the masking.
+            self.register_buffer(f"mask{number}", mask.float(), persistent=False)
+            gain = 0.01 if last else 1.0
+            self.weights.append(nn.Parameter(gain * torch.randn(len(target), len(source)) * len(source) ** -0.5))
+            self.biases.append(nn.Parameter(torch.zeros(len(target))))
+            self.conditions.append(nn.Linear(4, len(target)))
+
+    def logits(self, spins: Tensor, fields: Tensor, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
+        """Return all logits at once, (batch, n_sites); `fields` are not used (the paper's network sees spins only)."""
+        squeeze = torch.tanh if self.activation == "tanh" else torch.sigmoid
+        z = spins
+        for number, (weight, bias, extra) in enumerate(zip(self.weights, self.biases, self.conditions, strict=True)):
+            z = z @ (weight * getattr(self, f"mask{number}")).T + bias + extra(condition)
+            if number < len(self.weights) - 1:
+                z = squeeze(z)
+        return z
+
+
+NETWORKS = {"physics": PhysicsNetwork, "made": MaskedNetwork}
+
+
+def build_network(settings: Mapping[str, Any], cell: Supercell, n_classes: int, seed: int) -> nn.Module:
+    """Return a freshly initialised network.
+
+    Args:
+        settings: ``kind`` (a key of `NETWORKS`) and ``sizes``, that network's own keywords.
+        cell: the cell.
+        n_classes: number of field classes (`PastFields.n_classes`).
+        seed: seed of the initial weights.
+
+    Raises:
+        TrainingError: for an unknown kind or size.
+    """
+    kind, options = settings["kind"], dict(settings.get("sizes", {}))
+    if kind not in NETWORKS:
+        raise TrainingError(
+            f"segal.network.kind: unknown network '{kind}', expected one of {', '.join(NETWORKS)}{suggest(kind, NETWORKS)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        try:
+            return NETWORKS[kind](cell, n_classes, **options)
+        except TypeError as error:
+            raise TrainingError(f"segal.network.sizes: {error}") from None
