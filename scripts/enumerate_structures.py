@@ -17,6 +17,6 @@ with logged(snakemake.log[0]) as log:
     pool = enumerate_pool(lattice, snakemake.params.structures["max_atoms"])
     log.info("%d structures", len(pool))
     for structure in pool:
-        write_structures(Path(snakemake.output.items) / f"{structure.info['structure']}.extxyz", [structure])
+        write_structures(Path(snakemake.output.folder) / f"{structure.info['structure']}.extxyz", [structure])
     write_structures(snakemake.output.pool, pool)
     write_table(snakemake.output.manifest, pool_table(pool, lattice))

@@ -107,8 +107,8 @@ def ensembles(cells):
 
 def structure_ids():
     """Ids of the selected structures, known once the pool is made."""
-    items = checkpoints.enumerate_structures.get(study=STUDY).output.items
-    return sorted(path.stem for path in Path(items).glob("*.extxyz"))
+    folder = checkpoints.enumerate_structures.get(study=STUDY).output.folder
+    return sorted(path.stem for path in Path(folder).glob("*.extxyz"))
 
 
 ENSEMBLES = ensembles(CONFIG["cells"])

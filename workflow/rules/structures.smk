@@ -2,7 +2,7 @@ checkpoint enumerate_structures:
     output:
         pool="results/{study}/structures/pool.extxyz",
         manifest="results/{study}/structures/manifest.csv",
-        items=directory("results/{study}/structures/items"),
+        folder=directory("results/{study}/structures/items"),
     log:
         "logs/{study}/enumerate_structures.log",
     benchmark:

@@ -20,6 +20,10 @@ from segalflow.lattice import ParentLattice, Supercell, supercell_matrix
 CELL_SCHEMA = "segalflow.cell/1"
 GRID_SCHEMA = "segalflow.grid/1"
 
+# The window of delta_mu chosen from the hull, where the config names only its number of points.
+WINDOW_REACH = 2.5  # k_B T_max beyond the outermost ground-state transitions: x reaches about 0.08 and 0.92 there
+WINDOW_MARGIN = 0.5  # or this share of the transitions' spread, whichever is wider
+
 
 def build_cell(
     name: str, lattice: ParentLattice, repeat: Sequence[Any], warnings: Sequence[str] = ()
@@ -142,7 +146,8 @@ def choose_grid(temperature: Any, delta_mu: Any, slopes: Sequence[float], boltzm
     """
     temperatures = _axis(f"{key}.temperature", temperature, "K", positive=True)
     if isinstance(delta_mu, Mapping) and "start" not in delta_mu:
-        low, high = choose_window(slopes, delta_mu["reach"] * boltzmann * temperatures[-1], delta_mu["margin"])
+        reach = delta_mu.get("reach", WINDOW_REACH) * boltzmann * temperatures[-1]
+        low, high = choose_window(slopes, reach, delta_mu.get("margin", WINDOW_MARGIN))
         settings = {"start": float(np.floor(low * 1000) / 1000), "stop": float(np.ceil(high * 1000) / 1000)}
         values = _axis(f"{key}.delta_mu", {**settings, "number": delta_mu["number"]}, "eV", positive=False)
         shown = ", ".join(f"{s:.4f}" for s in sorted(slopes))

@@ -30,8 +30,9 @@ def study_lattice(settings: Mapping[str, Any]) -> ParentLattice:
 
 
 def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:
-    """Return a block of the config with the overrides of one cell put in."""
-    return merged(config[block], config["cells"][cell].get(block, {}))
+    """Return a block of the config with the overrides of one cell put in (an axis of a grid is replaced whole)."""
+    override = config["cells"][cell].get(block, {})
+    return {**config[block], **override} if block == "grid" else merged(config[block], override)
 
 
 def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
     lattice = study_lattice(config["lattice"])
     for name, calculation in config["calculations"].items():
         try:
-            check_engine(calculation["engine"], calculation, lattice.elements)
+            check_engine(
+                calculation["engine"], calculation["parameters"], lattice.elements, calculation["allow_unphysical"]
+            )
         except SegalflowError as error:
             raise type(error)(f"calculations.{name}: {error}") from None
     for name, expansion in config["expansions"].items():

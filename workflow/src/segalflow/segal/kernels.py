@@ -1,7 +1,8 @@
 """One pass of the physics network over all sites, many samples side by side: draws decorations or scores given ones.
 
 A block of `LANES` samples moves through the sites together: layers are matrix products over the block, every other
-inner loop runs over its lanes. The energy comes free: it is the sum of the exact past fields. `segalflow.segal.network` is its twin.
+inner loop runs over its lanes. The energy comes free: it is the sum of the exact past fields.
+`segalflow.segal.network` is its twin.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ register it in `NETWORKS`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ def relative_sites(cell: Supercell) -> np.ndarray:
 
 
 class PhysicsNetwork(nn.Module):
-    """Shared-weight network on physical features (SAMPLER.md, "recommended architecture").
+    """Shared-weight network on physical features (the recommended architecture).
 
     ``logit_i = beta dmu - 2 beta h_i^(0) + u_i . z2 + C_i . x + bias``: the exact conditional of the placed part plus a
     correction by two small layers over the reduced open fields, the running mean and the placed spins, whose weights
@@ -76,7 +77,7 @@ class PhysicsNetwork(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
 
     def modulation(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modulation of the layers, (batch, 4 hidden + n_features + 1), and of the sites, (batch, n_sites)."""
+        """Return the modulation of layers, (batch, 4 hidden + n_features + 1), and of sites, (batch, n_sites)."""
         z = self.condition_layers(condition)
         return self.film(z), self.site_bias(z)
 
@@ -126,7 +127,7 @@ class MaskedNetwork(nn.Module):
         hidden = group.repeat_interleave(width)
         sizes = [group] + [hidden] * layers + [group]
         self.weights, self.biases, self.conditions = nn.ParameterList(), nn.ParameterList(), nn.ModuleList()
-        for number, (source, target) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for number, (source, target) in enumerate(itertools.pairwise(sizes)):
             last = number == layers
             mask = (source[None, :] < target[:, None]) if number == 0 else (source[None, :] <= target[:, None])
             # Hidden group g holds what lies before site g; the first layer's strict mask does all the masking.
@@ -165,7 +166,8 @@ def build_network(settings: Mapping[str, Any], cell: Supercell, n_classes: int, 
     kind, options = settings["kind"], dict(settings.get("sizes", {}))
     if kind not in NETWORKS:
         raise TrainingError(
-            f"segal.network.kind: unknown network '{kind}', expected one of {', '.join(NETWORKS)}{suggest(kind, NETWORKS)}"
+            f"segal.network.kind: unknown network '{kind}', expected one of {', '.join(NETWORKS)}"
+            f"{suggest(kind, NETWORKS)}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
