@@ -24,10 +24,14 @@ with logged(snakemake.log[0]) as log:
             settings["engine"], settings["parameters"], lattice["species"], settings["allow_unphysical"]
         )
         sections.append(describe_data(name, settings["engine"], faults, manifest, read_table(excluded)))
-    for name, metrics, hull in zip(
-        snakemake.params.expansions, snakemake.input.metrics, snakemake.input.hulls, strict=True
+    for name, metrics, hull, predictions in zip(
+        snakemake.params.expansions,
+        snakemake.input.metrics,
+        snakemake.input.hulls,
+        snakemake.input.predictions,
+        strict=True,
     ):
-        sections.append(describe_expansion(name, read_json(metrics), read_table(hull)))
+        sections.append(describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions)))
     notes = [read_json(path) for path in snakemake.input.notes]
     sections += [
         describe_cells([read_json(path) for path in snakemake.input.cells]),

@@ -248,6 +248,10 @@ rule write_summary:
             "results/{{study}}/expansion/{expansion}/hull.csv",
             expansion=CONFIG["expansions"],
         ),
+        predictions=expand(
+            "results/{{study}}/expansion/{expansion}/predictions.csv",
+            expansion=CONFIG["expansions"],
+        ),
         cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
         tables=ENSEMBLES,
         summary="results/{study}/comparison_summary.csv",

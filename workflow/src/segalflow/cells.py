@@ -21,7 +21,7 @@ CELL_SCHEMA = "segalflow.cell/1"
 GRID_SCHEMA = "segalflow.grid/1"
 
 # The window of delta_mu chosen from the hull, where the config names only its number of points.
-WINDOW_REACH = 2.5  # k_B T_max beyond the outermost ground-state transitions: x reaches about 0.08 and 0.92 there
+WINDOW_REACH = 1.5  # k_B T_max beyond the outermost ground-state transitions: independent sites reach x = 0.18, 0.82
 WINDOW_MARGIN = 0.5  # or this share of the transitions' spread, whichever is wider
 
 

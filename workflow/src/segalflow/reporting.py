@@ -81,14 +81,37 @@ def describe_data(
     return section
 
 
-def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame) -> Section:
+def _undecided(hull: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
+    """Sentences on ground states that the expansion's own errors cannot tell from the next structure at their x."""
+    sentences = []
+    model = hull[(hull["source"] == "model") & (hull["x"] > 0) & (hull["x"] < 1)]
+    for _, state in model.iterrows():
+        rivals = predictions[np.isclose(predictions["x"], state["x"])].sort_values("e_model")
+        if len(rivals) < 2:
+            continue
+        first, second = rivals.iloc[0], rivals.iloc[1]
+        apart = second["e_model"] - first["e_model"]
+        error = max(first["e_model_stderr"], second["e_model_stderr"])
+        if apart < error:
+            sentences.append(
+                f"At x = {state['x']:.3f} the expansion puts {first['name']} {1000 * apart:.1f} meV/atom below "
+                f"{second['name']}, less than the standard error of either energy ({1000 * error:.1f} meV/atom): "
+                "it cannot tell which of them is the ground state."
+            )
+    return sentences
+
+
+def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame, predictions: pd.DataFrame) -> Section:
     """Return the section on one cluster expansion and its ground states."""
     section = Section(f"Cluster expansion '{name}'")
     section.sentences.append(
         f"{metrics['n_parameters']} clusters fitted to {metrics['n_structures']} structures by {metrics['method']}: "
         f"root-mean-square error {1000 * metrics['rmse']:.2f} meV/atom, cross-validation ({metrics['cv_kind']}) "
-        f"{1000 * metrics['cv']:.2f} meV/atom. Near the hull: {1000 * metrics['rmse_near_hull']:.2f} meV/atom."
+        f"{1000 * metrics['cv']:.2f} meV/atom (near the hull {1000 * metrics['rmse_near_hull']:.2f} and "
+        f"{1000 * metrics['cv_near_hull']:.2f}). The penalty and the weights were chosen with the same data, so the "
+        "cross-validation error is somewhat optimistic."
     )
+    section.warnings.extend(_undecided(hull, predictions))
     if metrics["hull_violations"]:
         section.warnings.append(
             f"{metrics['hull_violations']} structure(s) change their place on the hull between data and expansion."

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
-from segalflow.artefacts import read_structures
 from segalflow.dft.calculation import CONVERGED
 from segalflow.errors import ArtefactError, DatasetError
 from segalflow.lattice import ParentLattice
+from segalflow.structures.pool import read_pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,21 +106,32 @@ def build_dataset(
 
 
 def read_dataset(path: str | Path, lattice: ParentLattice) -> list[Atoms]:
-    """Read the structures of a dataset.
+    """Read the structures of a dataset and check each against its id and its energy.
 
     Raises:
-        ArtefactError: if the file is missing, cut short, or a structure lacks its energy or has other species.
+        ArtefactError: if the file is missing, cut short, or a structure lacks an entry, has an energy that is not
+            finite, or is not what its id says.
     """
-    structures = read_structures(path)
-    allowed = set(lattice.elements)
-    for number, atoms in enumerate(structures):
-        for key in ("structure", "formation_energy", "energy_total", "x"):
-            if key not in atoms.info:
-                raise ArtefactError(f"{path}: structure {number} has no '{key}'; delete the file and run again")
-        if not set(atoms.get_chemical_symbols()) <= allowed:
-            raise ArtefactError(
-                f"{path}: structure {number} holds {atoms.get_chemical_formula()}, expected {sorted(allowed)}"
-            )
+    structures = read_pool(path, lattice)
+    for atoms in structures:
+        name = atoms.info["structure"]
+        for key in ("formation_energy", "energy_total", "x"):
+            if not np.isfinite(float(atoms.info.get(key, np.nan))):
+                raise ArtefactError(
+                    f"{path}: structure {name}: expected a finite '{key}', found {atoms.info.get(key)}; "
+                    "delete the file and run again to have it remade"
+                )
+        if set(end_members_of(atoms)) != set(lattice.elements):
+            raise ArtefactError(f"{path}: structure {name} does not name the end members {', '.join(lattice.elements)}")
     if not structures:
         raise ArtefactError(f"{path}: the dataset is empty")
     return structures
+
+
+def end_members_of(atoms: Atoms) -> dict[str, float]:
+    """Return the energies of the pure species, eV/atom, that a dataset's formation energies refer to."""
+    found = {}
+    for entry in str(atoms.info.get("end_members", "")).split():
+        species, _, energy = entry.partition("=")
+        found[species] = float(energy)
+    return found

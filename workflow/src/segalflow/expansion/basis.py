@@ -6,6 +6,7 @@ before 1.0) cut on the largest distance between two sites. Both rules are offere
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from scipy.spatial.distance import pdist
 
 from segalflow.errors import ExpansionError, suggest
 from segalflow.expansion.hamiltonian import Cluster, translation_classes
-from segalflow.lattice import ParentLattice, Supercell
+from segalflow.lattice import ParentLattice, Supercell, lattice_operations
 
 
 def _centroid_bound(order: int, diameter: float) -> float:
@@ -95,7 +96,8 @@ def build_basis(
         size_rule: ``largest_distance`` or ``clease`` (see the module's docstring).
 
     Raises:
-        ExpansionError: for an unknown rule, a gap in the orders, or a lattice CLEASE cannot build here.
+        ExpansionError: for an unknown rule, a gap in the orders, a size that holds no cluster or (a fault of CLEASE 1.2)
+            merges inequivalent ones, or a lattice CLEASE cannot build here.
     """
     if size_rule not in SIZE_RULES:
         raise ExpansionError(
@@ -116,10 +118,21 @@ def build_basis(
         figures = np.array([[[v.ix, v.iy, v.iz] for v in figure.components] for figure in found.figures], dtype=float)
         offsets = np.round(figures.reshape(-1, 3) @ to_offsets).astype(np.int64)
         offsets = offsets.reshape(len(found.figures), found.size, 3)
+        if found.size > 1 and _count_orbits(offsets, lattice) > 1:
+            raise ExpansionError(
+                f"basis.max_diameters: CLEASE puts inequivalent figures of {found.size} sites and size "
+                f"{found.diameter:.3f} A into one cluster ({found.name}); choose a smaller size for {found.size} sites"
+            )
         diameter = float(pdist(offsets[0] @ lattice.cell).max()) if found.size > 1 else 0.0
         if size_rule == "largest_distance" and found.size > 1 and diameter > max_diameters[found.size] + 1e-6:
             continue
         kept.append((found, offsets, diameter))
+    for order in orders:
+        if not any(found.size == order for found, _, _ in kept):
+            raise ExpansionError(
+                f"basis.max_diameters: no cluster of {order} sites within {max_diameters[order]} A "
+                f"(the nearest neighbours are {_nearest_distance(lattice):.3f} A apart)"
+            )
     # Names count sizes within the kept clusters, so that they do not depend on what CLEASE was asked for.
     sizes = {k: sorted({round(f.diameter, 4) for f, _, _ in kept if f.size == k}) for k in orders}
     counters: dict[str, int] = {}
@@ -141,6 +154,27 @@ def build_basis(
         clease_names.append(clease_name)
     values = tuple(float(settings.basis_functions[0][species]) for species in lattice.species[0])
     return ClusterBasis(lattice, tuple(clusters), ((values,),), tuple(clease_names), settings)
+
+
+def _nearest_distance(lattice: ParentLattice) -> float:
+    steps = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)])
+    return float(np.linalg.norm(steps @ lattice.cell, axis=1).min())
+
+
+def _count_orbits(offsets: np.ndarray, lattice: ParentLattice) -> int:
+    """Return into how many symmetry orbits figures, offsets (n_figures, order, 3) of one sublattice, fall."""
+
+    def key(sites: np.ndarray) -> tuple:
+        ordered = sites[np.lexsort(sites.T[::-1])]
+        return tuple(map(tuple, (ordered - ordered[0]).tolist()))
+
+    left = {key(f) for f in offsets}
+    orbits = 0
+    while left:
+        orbits += 1
+        seed = np.array(next(iter(left)))
+        left -= {key(seed @ rotation.T) for rotation, _ in lattice_operations(lattice)}
+    return orbits
 
 
 def _clease_settings(lattice: ParentLattice, max_cluster_dia: Sequence[float]) -> Any:

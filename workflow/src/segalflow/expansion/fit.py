@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
+from segalflow.dft.dataset import end_members_of
 from segalflow.errors import ExpansionError, suggest
 from segalflow.expansion.basis import build_basis
 from segalflow.expansion.ground_states import above_hull, lower_hull
@@ -96,7 +97,8 @@ def fit_expansion(
         key: the config key of this expansion, for messages.
 
     Raises:
-        ExpansionError: if the method is unknown or the cut-offs leave fewer structures than clusters.
+        ExpansionError: if the method is unknown, there are more folds than structures, or the cut-offs leave fewer
+            structures than clusters.
     """
     method = fit_settings["method"]
     if method not in METHODS:
@@ -115,11 +117,14 @@ def fit_expansion(
             f"{key}.basis.max_diameters: {len(basis.clusters)} clusters but only {len(dataset)} structures to fit them "
             "to; use smaller diameters, or more structures (structures.max_atoms)"
         )
+    cv = fit_settings["cv"]
+    if cv["kind"] == "kfold" and cv["folds"] > len(dataset):
+        raise ExpansionError(f"{key}.fit.cv.folds: {cv['folds']} folds but only {len(dataset)} structures")
     rng = np.random.default_rng(seed)
     energies = np.array([s.info["formation_energy"] for s in dataset])
     x = np.array([s.info["x"] for s in dataset])
     design = basis.correlations(dataset)
-    folds = fold_indices(len(dataset), fit_settings["cv"]["kind"], fit_settings["cv"]["folds"], rng)
+    folds = fold_indices(len(dataset), cv["kind"], cv["folds"], rng)
     data_hull = lower_hull(x, energies)
     distance = above_hull(x, energies, data_hull)
     weights = structure_weights(dataset, distance, fit_settings["end_member_weight"], fit_settings["hull_scale"])
@@ -158,8 +163,9 @@ def fit_expansion(
         "effective_parameters": regression.effective_parameters,
         "rmse": _rms(predicted - energies),
         "mae": float(np.mean(np.abs(predicted - energies))),
-        "cv": _rms(out_of_fold - energies),
-        "cv_kind": "leave-one-out" if fit_settings["cv"]["kind"] == "loo" else f"{len(folds)}-fold",
+        # The pure elements are left out: the others cannot predict them, and no one asks them to.
+        "cv": _rms((out_of_fold - energies)[mixed]),
+        "cv_kind": "leave-one-out" if cv["kind"] == "loo" else f"{len(folds)}-fold",
         "n_near_hull": int(near.sum()),
         "rmse_near_hull": _rms((predicted - energies)[near]),
         "cv_near_hull": _rms((out_of_fold - energies)[near & mixed]),
@@ -183,7 +189,7 @@ def fit_expansion(
             for i in indices
         ]
     )
-    reference = {"kind": "formation", "end_members": dataset[0].info["end_members"], "units": "eV/atom"}
+    reference = {"kind": "formation", "end_members": end_members_of(dataset[0]), "units": "eV/atom"}
     notes = {
         "fit": dict(fit_settings),
         "basis": dict(basis_settings),

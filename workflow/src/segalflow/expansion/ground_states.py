@@ -11,6 +11,7 @@ from ase import Atoms
 
 from segalflow.lattice import Supercell, lattice_operations, map_to_supercell
 from segalflow.structures.identity import primitive_decoration
+from segalflow.structures.pool import structure_name
 
 
 def lower_hull(x: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -85,7 +86,7 @@ def check_commensurate(ground_states: Sequence[Atoms], cell: Supercell, key: str
     misfits = [s for s, m in zip(ground_states, primitive, strict=True) if not fits_into(m, cell)]
     if not misfits:
         return []
-    names = ", ".join(str(s.info.get("name", s.get_chemical_formula(mode="metal"))) for s in misfits)
+    names = ", ".join(structure_name(s, cell.lattice) for s in misfits)
     better = fitting_cell(primitive, cell)
     advice = f"; a cell that fits all of them: repeat {list(better)} ({np.prod(better)} sites)" if better else ""
     return [

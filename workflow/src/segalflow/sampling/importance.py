@@ -72,7 +72,8 @@ def sample_importance(
             budget = (samples_per_condition, defensive_fraction, ess_floor, max_factor)
             rng = np.random.default_rng(stream)
             rows.append(_sweep_row(sampler, temperature[t], hotter, delta_mu, rng, *budget))
-            shown.set_postfix(NESS=f"{np.median(rows[-1]['ness']):.3f}", lowest=f"{rows[-1]['ness'].min():.3f}")
+            ness = rows[-1]["ness"]
+            shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     variables = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return ensemble_table(

@@ -107,7 +107,7 @@ def write_state(path: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str
     """Write a training state atomically: arrays as safetensors, everything else as JSON in its header."""
     text = json.dumps(to_builtin(extra))
     with atomic_path(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata={"extra": text})
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary, metadata={"extra": text})
 
 
 def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -324,9 +324,8 @@ def train(
             if run.step % every == 0 or run.step == training["steps"]:
                 ness = run.measure_ness()
                 run.history[-1]["ness"] = ness
-                shown.set_postfix(
-                    loss=f"{run.history[-1]['loss']:.4f}", NESS=f"{ness:.3f}", evaluations=f"{run.evaluations:.1e}"
-                )
+                last = {"loss": f"{run.history[-1]['loss']:.3f}", "evaluations": f"{run.evaluations:.1e}"}
+                shown.set_postfix(NESS=f"{ness:.3f}", **last, refresh=False)
                 if training["ness_target"] is not None and ness >= training["ness_target"]:
                     break
             # Checkpoints fall between rounds of the pool, where its chains are all there is to keep.

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.calculators.calculator import Calculator, all_changes
+
+from segalflow.artefacts import read_json, write_json, write_structures
+from segalflow.dft.calculation import SCHEMA, deformation, run_calculation
+from segalflow.dft.dataset import build_dataset, read_dataset
+from segalflow.dft.engines import check_engine, create_engine
+from segalflow.errors import ArtefactError, DatasetError, EngineError
+from segalflow.lattice import parent_lattice
+from segalflow.structures.enumeration import enumerate_pool
+
+FCC = parent_lattice("fcc", 3.85, ["Cu", "Au"])
+SETTINGS = {
+    "parameters": {},
+    "relax": "full",
+    "fmax": 0.01,
+    "max_steps": 200,
+    "max_strain": 0.1,
+    "max_displacement": 0.6,
+}
+
+
+class Broken(Calculator):
+    """A calculator that always fails, as programs do."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        raise RuntimeError("segmentation\nfault")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return enumerate_pool(FCC, 2)
+
+
+@pytest.fixture(scope="module")
+def records(pool):
+    return [run_calculation(s, FCC, "emt", SETTINGS) for s in pool]
+
+
+def test_emt_relaxations_converge(records) -> None:
+    assert {r["status"] for r in records} == {"converged"}
+    copper = records[0]
+    # EMT's own lattice constant of copper is 3.6 Angstrom.
+    assert abs(np.linalg.det(copper["cell"]) * 4) ** (1 / 3) == pytest.approx(3.60, abs=0.02)
+    assert copper["max_force"] < 0.01
+
+
+def test_formation_energies_refer_to_the_studys_end_members(pool, records) -> None:
+    dataset = build_dataset(pool, records, FCC)
+    by_name = dict(zip(dataset.table["formula"], dataset.table["formation_energy_eV_per_atom"], strict=True))
+    assert by_name["Cu"] == 0.0
+    assert by_name["Au"] == 0.0
+    l1_0 = dataset.table[dataset.table["n_atoms"] == 2]["formation_energy_eV_per_atom"].min()
+    assert l1_0 == pytest.approx(-0.0079, abs=0.0005)
+
+
+def test_records_and_dataset_survive_their_files(pool, records, tmp_path) -> None:
+    write_json(tmp_path / "r.json", records[2], SCHEMA)
+    assert read_json(tmp_path / "r.json", SCHEMA)["energy"] == records[2]["energy"]
+    dataset = build_dataset(pool, records, FCC)
+    write_structures(tmp_path / "dataset.extxyz", dataset.structures)
+    again = read_dataset(tmp_path / "dataset.extxyz", FCC)
+    assert [s.info["formation_energy"] for s in again] == pytest.approx(
+        [s.info["formation_energy"] for s in dataset.structures]
+    )
+    text = (tmp_path / "dataset.extxyz").read_text()
+    energy = f"formation_energy={again[2].info['formation_energy']}"
+    assert energy in text
+    for spoilt, words in (
+        ("2\nbroken\n", "not a readable extended XYZ"),
+        (text.replace(energy, "formation_energy=nan"), "expected a finite 'formation_energy'"),
+        (text.replace("end_members=", "end_memberz="), "does not name the end members"),
+        (text.replace(pool[2].info["structure"], pool[3].info["structure"]), "has the decoration of"),
+    ):
+        (tmp_path / "dataset.extxyz").write_text(spoilt)
+        with pytest.raises(ArtefactError, match=words):
+            read_dataset(tmp_path / "dataset.extxyz", FCC)
+
+
+def test_a_failing_calculator_is_data(pool) -> None:
+    settings = {**SETTINGS, "parameters": {"calculator": f"{__name__}.Broken"}}
+    record = run_calculation(pool[2], FCC, "ase", settings)
+    assert record["status"] == "failed"
+    assert record["reason"] == "RuntimeError: segmentation fault"
+
+
+def test_too_few_steps_is_unconverged(pool) -> None:
+    assert run_calculation(pool[2], FCC, "emt", {**SETTINGS, "max_steps": 1})["status"] == "unconverged"
+
+
+def test_l1_0_relaxed_to_b2_counts_as_collapsed(pool) -> None:
+    layered = next(s for s in pool if len(s) == 2)
+    squeezed = layered.copy()
+    # The Bain path: c/a of the tetragonal axis times 1/sqrt(2) turns fcc into bcc.
+    axis = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 2**-0.5]]) * 2 ** (1 / 6)
+    squeezed.set_cell(np.array(layered.cell) @ axis, scale_atoms=True)
+    change = deformation(layered, squeezed)
+    assert change["volume_ratio"] == pytest.approx(1.0)
+    assert change["deviatoric_strain"] > SETTINGS["max_strain"]
+    record = run_calculation(pool[2], FCC, "emt", {**SETTINGS, "max_strain": 1e-6})
+    assert record["status"] == "collapsed"
+    assert "left its parent lattice" in record["reason"]
+    ordered = next(s for s in enumerate_pool(FCC, 3) if len(s) == 3)
+    record = run_calculation(ordered, FCC, "emt", {**SETTINGS, "max_displacement": 1e-3})
+    assert record["status"] == "collapsed"
+    assert "an atom moved" in record["reason"]
+
+
+def test_deformation_ignores_rotation_and_volume(pool) -> None:
+    turned = pool[2].copy()
+    turned.rotate(33, (1, 2, 3), rotate_cell=True)
+    turned.set_cell(turned.cell * 1.05, scale_atoms=True)
+    change = deformation(pool[2], turned)
+    assert change["deviatoric_strain"] < 1e-12
+    assert change["max_displacement"] < 1e-9
+    assert change["volume_ratio"] == pytest.approx(1.05**3)
+
+
+def test_exclusions_are_rows_with_reasons(pool, records) -> None:
+    spoilt = [dict(r) for r in records]
+    spoilt[2].update(status="unconverged", reason="not converged")
+    dataset = build_dataset(pool, spoilt, FCC, minimum_fraction=0.5)
+    assert list(dataset.excluded["reason"]) == ["not converged"]
+    assert len(dataset.structures) == len(pool) - 1
+    with pytest.raises(DatasetError, match=r"3 of 4 calculations are usable.*minimum_fraction = 0\.9"):
+        build_dataset(pool, spoilt, FCC)
+    with pytest.raises(DatasetError, match="have no calculation"):
+        build_dataset(pool, records[1:], FCC)
+    spoilt[0].update(status="failed", reason="x")
+    with pytest.raises(DatasetError, match="pure element Cu"):
+        build_dataset(pool, spoilt, FCC, minimum_fraction=0.1)
+
+
+def test_engines_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(EngineError, match="cannot treat Mg"):
+        check_engine("emt", {}, ["Cu", "Mg"])
+    with pytest.raises(EngineError, match="wrong sign of mixing"):
+        check_engine("emt", {}, ["Pd", "Ag"])
+    assert "wrong sign" in check_engine("emt", {}, ["Ag", "Pd"], allow_unphysical=True)[0]
+    assert len(check_engine("emt", {}, ["Cu", "Au"])) == 3
+    with pytest.raises(EngineError, match="did you mean 'emt'"):
+        create_engine("emtt", {})
+    with pytest.raises(EngineError, match="cannot be imported"):
+        create_engine("ase", {"calculator": "no.such.Thing"})
+    with pytest.raises(EngineError, match="import path"):
+        create_engine("ase", {})

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segalflow.energy.polynomial import ising_polynomial, polynomial_from_terms
+from segalflow.errors import ArtefactError, SamplingError, TrainingError
+from segalflow.lattice import Supercell, parent_lattice
+from segalflow.segal.checkpoint import read_sampler, write_sampler
+from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
+from segalflow.segal.network import build_network
+from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
+from segalflow.segal.training import train
+
+SQUARE = parent_lattice("square", 1.0, ["down", "up"])
+CELL = Supercell(SQUARE, [3, 4, 1])
+TRAINING = {
+    "objective": "likelihood",
+    "steps": 24,
+    "batch": 6,
+    "learning_rate": 0.006,
+    "pool_sweeps": 3,
+    "sweeps_per_round": 1,
+    "refresh_every": 2,
+    "ness_target": None,
+    "checkpoint_every": 4,
+}
+NETWORKS = {
+    "physics": {"kind": "physics", "sizes": {"hidden": 8}},
+    "made": {"kind": "made", "sizes": {"layers": 2, "width": 2}},
+}
+T, MU = np.array([1.5, 2.5, 4.0]), np.array([-0.5, 0.0, 0.5, 1.0])
+
+
+def many_body_model(n: int = 12):
+    """Random monomials of one to five spins: every branch of the kernels."""
+    rng = np.random.default_rng(0)
+    terms = {}
+    for order in (1, 2, 3, 4, 5):
+        for _ in range(12):
+            terms[tuple(sorted(rng.choice(n, order, replace=False).tolist()))] = float(rng.normal(scale=0.3))
+    return polynomial_from_terms(n, 0.7, terms, boltzmann=1.0, energy_unit="J")
+
+
+def untrained(kind: str, model=None) -> TrainedSampler:
+    model = model or many_body_model()
+    tables = past_fields(model)
+    network = build_network(NETWORKS[kind], CELL, tables.n_classes, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    domain = ConditionRange((1.0, 5.0), (-1.0, 2.0), 1.0)
+    return TrainedSampler(
+        model, CELL, network, tables, domain, (T, MU), {"network": NETWORKS[kind], "training": {}, "seed": 1}
+    )
+
+
+def all_states(n: int) -> np.ndarray:
+    return (2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1).astype(np.int8)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_probabilities_of_all_states_sum_to_one(kind) -> None:
+    sampler = untrained(kind)
+    states = all_states(12)
+    for temperature, mu in ((1.3, 0.4), (4.0, -0.9)):
+        log_p = sampler.log_prob(states, np.full(len(states), temperature), np.full(len(states), mu))
+        assert np.exp(log_p).sum() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_draws_carry_their_own_probability_and_energy(kind) -> None:
+    sampler = untrained(kind)
+    rng = np.random.default_rng(3)
+    t, m = rng.uniform(1, 5, 300), rng.uniform(-1, 2, 300)
+    spins, log_p, energy = sampler.sample(t, m, seed=4)
+    assert np.allclose(log_p, sampler.log_prob(spins, t, m), atol=1e-6)
+    assert np.allclose(energy, sampler.model.energy_of_spins(spins), atol=1e-10)
+    again, _, _ = sampler.sample(t, m, seed=4)
+    assert np.array_equal(spins, again)
+    other, _, _ = sampler.sample(t, m, seed=5)
+    assert not np.array_equal(spins, other)
+
+
+def test_frequencies_are_the_stated_probabilities() -> None:
+    sampler = untrained("physics", many_body_model(12))
+    n = 40000
+    spins, _, _ = sampler.sample(np.full(n, 2.0), np.full(n, 0.3), seed=1)
+    states = all_states(12)
+    p = np.exp(sampler.log_prob(states, np.full(len(states), 2.0), np.full(len(states), 0.3)))
+    observed = np.bincount(((spins > 0) @ (1 << np.arange(12))).astype(int), minlength=len(states))
+    common = p * n > 20
+    z = (observed[common] - n * p[common]) / np.sqrt(n * p[common] * (1 - p[common]))
+    assert np.abs(z).max() < 4.5
+    assert 0.85 < np.sqrt(np.mean(z**2)) < 1.15
+
+
+def test_the_fast_kernel_is_the_network() -> None:
+    sampler = untrained("physics")
+    rng = np.random.default_rng(6)
+    t, m = rng.uniform(1, 5, 200), rng.uniform(-1, 2, 200)
+    spins, log_p, _ = sampler.sample(t, m, seed=7)
+    with torch.no_grad():
+        twin = log_prob_from_logits(torch_logits(sampler, spins, t, m), spins)
+    assert np.allclose(log_p, twin, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_conditional_sees_only_placed_sites(kind) -> None:
+    sampler = untrained(kind)
+    spins = all_states(12)[:: 4096 // 7]
+    t, m = np.full(len(spins), 2.0), np.full(len(spins), 0.1)
+    with torch.no_grad():
+        before = torch_logits(sampler, spins, t, m).numpy()
+        for site in range(12):
+            flipped = spins.copy()
+            flipped[:, site] *= -1
+            after = torch_logits(sampler, flipped, t, m).numpy()
+            assert np.array_equal(before[:, : site + 1], after[:, : site + 1])
+
+
+def test_past_fields_add_up_to_the_energy_and_to_the_local_field() -> None:
+    model = many_body_model()
+    spins = all_states(12)[::97]
+    fields = evaluate_past_fields(past_fields(model), spins)
+    assert np.allclose(model.constant + (spins * fields[:, :, 0]).sum(1), model.energy_of_spins(spins), atol=1e-4)
+    # The last site has nothing open: its exact field is the full local field.
+    assert np.allclose(fields[:, -1, 0], model.local_fields(spins)[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "reverse_kl"])
+def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, monkeypatch) -> None:
+    model = ising_polynomial(CELL)
+    settings = {**TRAINING, "objective": objective}
+
+    def run(work):
+        return train(model, CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=9, work=work)
+
+    whole = run(tmp_path / "whole")
+    from segalflow.segal import training as module
+
+    original = module._Run.descend
+
+    def breaking(self, loss, shown):
+        if self.step == 17:
+            raise KeyboardInterrupt
+        original(self, loss, shown)
+
+    monkeypatch.setattr(module._Run, "descend", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(module._Run, "descend", original)
+    assert list((tmp_path / "cut").glob("checkpoint-*.safetensors"))
+    resumed = run(tmp_path / "cut")
+    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.history.equals(resumed.history)
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -> None:
+    from segalflow.segal import training as module
+
+    original = module._Run.descend
+    monkeypatch.setattr(
+        module._Run, "descend", lambda s, loss, x: original(s, loss, float("nan") if s.step == 15 else x)
+    )
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
+        train(
+            ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9, work=tmp_path
+        )
+
+
+def test_samplers_survive_their_files_and_refuse_strangers(tmp_path) -> None:
+    model = ising_polynomial(CELL)
+    sampler = train(model, CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9)
+    paths = [tmp_path / n for n in ("model.json", "weights.safetensors", "history.parquet")]
+    write_sampler(sampler, *paths)
+    first = [p.read_bytes() for p in paths]
+    write_sampler(sampler, *paths)
+    assert [p.read_bytes() for p in paths] == first
+    again = read_sampler(paths[0], paths[1], model, CELL)
+    t, m = np.full(50, 2.0), np.full(50, 0.2)
+    assert np.array_equal(sampler.sample(t, m, 1)[0], again.sample(t, m, 1)[0])
+    with pytest.raises(TrainingError, match="another Hamiltonian or cell"):
+        read_sampler(paths[0], paths[1], ising_polynomial(CELL, coupling=1.1), CELL)
+    paths[1].write_bytes(first[1][:100])
+    with pytest.raises(ArtefactError, match=r"weights\.safetensors"):
+        read_sampler(paths[0], paths[1], model, CELL)
+
+
+def test_conditions_outside_the_domain_are_refused_unless_asked_for() -> None:
+    sampler = untrained("physics")
+    with pytest.raises(SamplingError, match="outside the trained domain"):
+        sampler.sample(np.array([0.5]), np.array([0.0]), seed=1)
+    assert sampler.sample(np.array([0.5]), np.array([0.0]), seed=1, extrapolate=True)[0].shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({"kind": "phisics"}, "did you mean 'physics'"),
+        ({"kind": "physics", "sizes": {"hiden": 3}}, "segal.network.sizes"),
+    ],
+)
+def test_bad_networks_are_refused(network, words) -> None:
+    with pytest.raises(TrainingError, match=words):
+        build_network(network, CELL, 2, 1)
+
+
+def test_an_unknown_objective_is_refused() -> None:
+    with pytest.raises(TrainingError, match="did you mean 'likelihood'"):
+        train(
+            ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"],
+            training={**TRAINING, "objective": "likelyhood"}, seed=1,
+        )  # fmt: skip

@@ -1,0 +1,155 @@
+"""Configs: every mistake is one sentence that names the key; defaults and documentation are one source."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from segalflow.errors import SegalflowError
+from segalflow.phases import alpha_shape, composition_jump, heat_capacity
+from segalflow.settings import describe_keys, with_defaults
+from segalflow.study import cell_settings, prepare_study
+
+
+@pytest.fixture(scope="module")
+def schema(repository):
+    return yaml.safe_load((repository / "workflow" / "schemas" / "config.schema.yaml").read_text())
+
+
+@pytest.fixture
+def config(repository):
+    return yaml.safe_load((repository / "config" / "config.yaml").read_text())
+
+
+def test_every_shipped_config_is_in_order(repository, schema) -> None:
+    shipped = sorted((repository / "config").rglob("*.yaml"))
+    assert len(shipped) >= 2
+    for path in shipped:
+        prepare_study(yaml.safe_load(path.read_text()), schema)
+
+
+def test_defaults_are_filled_in_and_nothing_else_changes(config, schema) -> None:
+    before = copy.deepcopy(config)
+    prepared = prepare_study(config, schema)
+    assert config == before
+    assert prepared["expansions"]["main"]["fit"]["cv"]["kind"] == "loo"
+    assert prepared["calculations"]["emt"]["fmax"] == 0.01
+    assert prepare_study(prepared, schema) == prepared
+
+
+def test_a_cells_override_is_put_into_its_block_only(config, schema) -> None:
+    config["cells"]["small"]["segal"] = {"training": {"steps": 7}}
+    config["cells"]["small"]["grid"] = {"delta_mu": [0.0, 0.1]}
+    prepared = prepare_study(config, schema)
+    assert cell_settings(prepared, "small", "segal")["training"]["steps"] == 7
+    assert cell_settings(prepared, "small", "segal")["training"]["batch"] == 50
+    assert cell_settings(prepared, "main", "segal")["training"]["steps"] != 7
+    assert cell_settings(prepared, "small", "grid")["delta_mu"] == [0.0, 0.1]
+
+
+@pytest.mark.parametrize("module", [composition_jump, alpha_shape, heat_capacity])
+def test_the_schema_states_the_defaults_of_the_criteria(module, schema) -> None:
+    block = schema["properties"]["phases"]["properties"][module.CRITERION]
+    assert with_defaults({}, block) == module.DEFAULTS
+
+
+def edit(*path_and_value):
+    *path, last, value = path_and_value
+
+    def change(config):
+        for key in path:
+            config = config.setdefault(key, {})
+        config[last] = value
+
+    return change
+
+
+def drop(*path):
+    def change(config):
+        for key in path[:-1]:
+            config = config[key]
+        del config[path[-1]]
+
+    return change
+
+
+BAD = {
+    "typo in a key": (edit("lattice", "constnt", 3), "unknown key 'constnt' in 'lattice' (did you mean 'constant'?)"),
+    "typo at the top": (edit("structure", {}), "unknown key 'structure' in the config (did you mean 'structures'?)"),
+    "missing block": (drop("cells"), "the key 'cells' is missing in the config"),
+    "missing key": (
+        drop("expansions", "main", "basis", "max_diameters"),
+        "the key 'max_diameters' is missing in 'expansions.main.basis'",
+    ),
+    "unknown element": (edit("lattice", "species", ["Cu", "Ax"]), "'Ax' is not a chemical element"),
+    "unknown lattice": (edit("lattice", "name", "fc"), "lattice.name: unknown lattice 'fc'"),
+    "one species": (edit("lattice", "species", ["Cu"]), "lattice.species: expected at least 2 entries"),
+    "wrong type": (
+        edit("structures", "max_atoms", "six"),
+        "structures.max_atoms: expected a whole number, found 'six'",
+    ),
+    "out of range": (edit("calculations", "emt", "fmax", 0), "calculations.emt.fmax: expected a number > 0, found 0"),
+    "unknown engine": (
+        edit("calculations", "emt", "engine", "emtt"),
+        "calculations.emt: engine: unknown engine 'emtt'",
+    ),
+    "element the engine lacks": (edit("lattice", "species", ["Cu", "Mg"]), "'emt' cannot treat Mg"),
+    "engine with the wrong sign": (edit("lattice", "species", ["Pd", "Ag"]), "wrong sign of mixing"),
+    "unknown method": (edit("expansions", "main", "fit", {"method": "rigde"}), "(did you mean 'ridge'?)"),
+    "unknown calculation": (
+        edit("expansions", "main", "calculation", "emd"),
+        "expansions.main.calculation: 'emd' is not defined",
+    ),
+    "unknown expansion": (edit("cells", "main", "expansion", "man"), "cells.main.expansion: 'man' is not defined"),
+    "empty grid": (edit("grid", "temperature", []), "grid.temperature: the grid is empty"),
+    "reversed grid": (edit("grid", "temperature", {"start": 900, "stop": 300, "number": 5}), "expected stop > start"),
+    "reversed delta_mu": (edit("grid", "delta_mu", [0.1, 0.0]), "expected increasing values in eV"),
+    "negative temperature": (edit("grid", "temperature", [-5, 300]), "expected positive temperatures"),
+    "misspelt grid": (
+        edit("grid", "temperature", {"start": 1, "end": 2, "number": 3}),
+        "grid.temperature: expected a mapping",
+    ),
+    "no cell": (edit("cells", "main", "repeat", [0, 4, 4]), "cells.main.repeat"),
+    "exact sum over a large cell": (edit("cells", "main", "methods", ["exact"]), "needs at most 30 sites"),
+    "override of nothing": (
+        edit("cells", "main", "snis", {"sampels": 3}),
+        "cells.main (overrides): unknown key 'sampels'",
+    ),
+    "unknown criterion": (edit("phases", "criteria", ["alpha_shap"]), "(did you mean 'alpha_shape'?)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_config_is_one_sentence_naming_the_key(name, config, schema) -> None:
+    change, words = BAD[name]
+    change(config)
+    with pytest.raises(SegalflowError) as caught:
+        prepare_study(config, schema)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_wrong_sign_can_be_allowed_by_its_key(config, schema) -> None:
+    config["lattice"]["species"] = ["Pd", "Ag"]
+    config["calculations"]["emt"]["allow_unphysical"] = True
+    assert prepare_study(config, schema)["lattice"]["species"] == ["Pd", "Ag"]
+
+
+def test_every_key_is_explained(schema) -> None:
+    rows = list(describe_keys(schema))
+    assert len(rows) > 60
+    for row in rows:
+        assert row["meaning"], row["key"]
+        assert row["reruns"] or "." not in row["key"], row["key"]
+
+
+def test_the_key_table_of_the_readme_is_the_schemas(repository, schema, capsys) -> None:
+    from segalflow.cli import main
+
+    assert main(["keys", "--schema", str(repository / "workflow" / "schemas" / "config.schema.yaml")]) == 0
+    table = capsys.readouterr().out.strip()
+    assert table in (repository / "config" / "README.md").read_text(), (
+        "run: segalflow keys, and put it into config/README.md"
+    )

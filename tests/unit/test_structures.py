@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from segalflow.artefacts import write_structures
+from segalflow.errors import ArtefactError, SettingsError
+from segalflow.lattice import Supercell, lattice_operations, map_to_supercell, parent_lattice
+from segalflow.structures.enumeration import enumerate_pool
+from segalflow.structures.identity import hermite_normal_form, primitive_decoration, structure_id
+from segalflow.structures.pool import pool_table, read_pool, structure_name
+
+FCC = parent_lattice("fcc", 3.85, ["Cu", "Au"])
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return enumerate_pool(FCC, 4)
+
+
+def test_counts_are_those_of_hart_and_forcade(pool) -> None:
+    counts = np.bincount([len(s) for s in pool], minlength=5)[1:]
+    assert counts.tolist() == [2, 2, 6, 19]
+    assert len({s.info["structure"] for s in pool}) == len(pool)
+
+
+def test_six_atoms_give_137_structures() -> None:
+    assert len(enumerate_pool(FCC, 6)) == 137
+
+
+def test_ids_do_not_depend_on_cell_origin_rotation_or_order(pool) -> None:
+    rng = np.random.default_rng(5)
+    operations = lattice_operations(FCC)
+    for atoms in pool:
+        cell, occupations = map_to_supercell(atoms, FCC)
+        # A larger, skewed cell of the same decoration ...
+        step = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 2]])
+        larger = Supercell(FCC, step @ cell.matrix)
+        copied = occupations[cell.site_index(larger.sites[:, 0], larger.sites[:, 1:])]
+        # ... turned by an operation of the lattice and shifted to another origin.
+        rotation, _ = operations[rng.integers(len(operations))]
+        turned = Supercell(FCC, larger.matrix @ rotation.T * round(np.linalg.det(rotation)))
+        image = turned.site_index(0, larger.sites[:, 1:] @ rotation.T + rng.integers(-3, 4, 3))
+        moved = np.empty_like(copied)
+        moved[image] = copied
+        again = turned.atoms(moved)
+        again = again[rng.permutation(len(again))]
+        assert structure_id(again, FCC) == atoms.info["structure"]
+
+
+def test_ids_do_not_depend_on_the_lattice_constant(pool) -> None:
+    other = parent_lattice("fcc", 4.1, ["Cu", "Au"])
+    for atoms in pool[:10]:
+        stretched = atoms.copy()
+        stretched.set_cell(atoms.cell * 4.1 / 3.85, scale_atoms=True)
+        assert structure_id(stretched, other) == atoms.info["structure"]
+
+
+def test_primitive_decoration_finds_the_smallest_cell() -> None:
+    cell = Supercell(FCC, [4, 4, 4])
+    layered = (cell.sites[:, 1] % 2).astype(int)
+    reduced, occupations = primitive_decoration(cell, layered)
+    assert reduced.n_sites == 2
+    assert sorted(occupations) == [0, 1]
+
+
+def test_hermite_normal_form_is_one_per_lattice() -> None:
+    matrix = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 2]])
+    unimodular = np.array([[1, 2, 0], [0, 1, 0], [3, 0, 1]])
+    assert np.array_equal(hermite_normal_form(matrix), hermite_normal_form(unimodular @ matrix))
+
+
+def test_names_are_those_people_use(pool) -> None:
+    names = {structure_name(s, FCC) for s in pool}
+    assert {"Cu", "Au", "CuAu L1_0", "Cu3Au L1_2", "Au3Cu L1_2", "Cu3Au D0_22"} <= names
+
+
+def test_manifest_and_round_trip(pool, tmp_path) -> None:
+    table = pool_table(pool, FCC)
+    assert list(table["structure"]) == [s.info["structure"] for s in pool]
+    assert table["x_Au"].between(0, 1).all()
+    write_structures(tmp_path / "pool.extxyz", pool)
+    again = read_pool(tmp_path / "pool.extxyz", FCC)
+    assert [s.info["structure"] for s in again] == list(table["structure"])
+    assert all(
+        np.array_equal(a.get_array("occupation"), b.get_array("occupation")) for a, b in zip(again, pool, strict=True)
+    )
+
+
+def test_a_damaged_pool_is_named(pool, tmp_path) -> None:
+    path = tmp_path / "pool.extxyz"
+    write_structures(path, pool)
+    text = path.read_text()
+    path.write_text(text[: int(len(text) * 0.7)].rsplit("\n", 1)[0][:-20])
+    with pytest.raises(ArtefactError, match=r"pool\.extxyz"):
+        read_pool(path, FCC)
+    swapped = text.replace(pool[2].info["structure"], pool[3].info["structure"])
+    path.write_text(swapped)
+    with pytest.raises(ArtefactError, match="has the decoration of"):
+        read_pool(path, FCC)
+
+
+def test_no_atoms_is_refused() -> None:
+    with pytest.raises(SettingsError, match="max_atoms"):
+        enumerate_pool(FCC, 0)
