@@ -5,13 +5,12 @@ import sys
 from segalflow.artefacts import read_table
 from segalflow.cells import build_cell, write_cell
 from segalflow.expansion.ground_states import check_commensurate
-from segalflow.lattice import Supercell
+from segalflow.lattice import Supercell, lattice_from_settings
 from segalflow.scripting import logged
 from segalflow.structures.pool import read_pool
-from segalflow.study import study_lattice
 
 with logged(snakemake.log[0]) as log:
-    lattice = study_lattice(snakemake.params.lattice)
+    lattice = lattice_from_settings(snakemake.params.lattice)
     hull = read_table(snakemake.input.hull, ["structure", "x"])
     ground_states = [
         s for s in read_pool(snakemake.input.pool, lattice) if s.info["structure"] in set(hull["structure"])

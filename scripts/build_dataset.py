@@ -3,12 +3,12 @@
 from segalflow.artefacts import read_json, write_structures, write_table
 from segalflow.dft.calculation import SCHEMA
 from segalflow.dft.dataset import build_dataset
+from segalflow.lattice import lattice_from_settings
 from segalflow.scripting import logged
 from segalflow.structures.pool import read_pool
-from segalflow.study import study_lattice
 
 with logged(snakemake.log[0]) as log:
-    lattice = study_lattice(snakemake.params.lattice)
+    lattice = lattice_from_settings(snakemake.params.lattice)
     dataset = build_dataset(
         read_pool(snakemake.input.pool, lattice),
         [read_json(path, SCHEMA) for path in snakemake.input.records],

@@ -5,15 +5,14 @@ A failed, unconverged or collapsed calculation is data: the record says what hap
 
 from segalflow.artefacts import read_structures, write_json
 from segalflow.dft.calculation import SCHEMA, run_calculation
-from segalflow.lattice import parent_lattice
+from segalflow.lattice import lattice_from_settings
 from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
-    block = snakemake.params.lattice
     settings = dict(snakemake.params.calculation)
     record = run_calculation(
         read_structures(snakemake.input.structure)[0],
-        parent_lattice(block["name"], block["constant"], block["species"]),
+        lattice_from_settings(snakemake.params.lattice),
         settings.pop("engine"),
         settings,
     )

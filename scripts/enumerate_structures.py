@@ -7,13 +7,13 @@ pool and its manifest, one small file a structure lets the calculations depend o
 from pathlib import Path
 
 from segalflow.artefacts import write_structures, write_table
+from segalflow.lattice import lattice_from_settings
 from segalflow.scripting import logged
 from segalflow.structures.enumeration import enumerate_pool
 from segalflow.structures.pool import pool_table
-from segalflow.study import study_lattice
 
 with logged(snakemake.log[0]) as log:
-    lattice = study_lattice(snakemake.params.lattice)
+    lattice = lattice_from_settings(snakemake.params.lattice)
     pool = enumerate_pool(lattice, snakemake.params.structures["max_atoms"])
     log.info("%d structures", len(pool))
     for structure in pool:

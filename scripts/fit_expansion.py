@@ -3,11 +3,11 @@
 from segalflow.artefacts import write_json, write_table
 from segalflow.dft.dataset import read_dataset
 from segalflow.expansion.fit import METRICS_SCHEMA, fit_expansion
+from segalflow.lattice import lattice_from_settings
 from segalflow.scripting import logged
-from segalflow.study import study_lattice
 
 with logged(snakemake.log[0]) as log:
-    lattice = study_lattice(snakemake.params.lattice)
+    lattice = lattice_from_settings(snakemake.params.lattice)
     fitted = fit_expansion(
         read_dataset(snakemake.input.dataset, lattice),
         lattice,

@@ -8,11 +8,14 @@ import pytest
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
-DIAGRAM = {"merge_boundaries", "plot_phase_diagram", "write_summary"}
-BOUNDARIES = {"find_boundaries", *DIAGRAM}
-TABLES = {"compare_methods", "plot_ensembles", "plot_comparison", *BOUNDARIES}
-SAMPLERS = {"sample_snis", "sample_metropolis", "sample_metadynamics", "enumerate_exactly", *TABLES}
-FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", "train_segal", "plot_training", *SAMPLERS}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "write_summary"}
+COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
+TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *BOUNDARIES}
+SNIS = {"sample_snis", "plot_ness", *TABLES}
+TRAINING = {"train_segal", "plot_training", *SNIS}
+CHAINS = {"sample_metropolis", "sample_metadynamics", *TABLES}
+SAMPLERS = {"enumerate_exactly", *CHAINS, *TRAINING}
+FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
 DATASET = {"build_dataset", *FIT}
 
 
@@ -28,18 +31,12 @@ def put(*keys_and_value):
 
 
 CONFIG_EDITS = {
-    "boundary tolerance": (put("phases", "composition_jump", "significance", 7.5), BOUNDARIES),
+    "boundary tolerance": (put("phases", "composition_jump", "n_sigma", 7.5), BOUNDARIES),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
-    "SNIS samples": (put("snis", "samples_per_condition", 61), {"sample_snis", *TABLES}),
-    "Metropolis sweeps": (put("metropolis", "sweeps", 41), {"sample_metropolis", *TABLES}),
-    "SNIS samples of one cell": (
-        put("cells", "small", "snis", {"samples_per_condition": 63}),
-        {"sample_snis", *TABLES},
-    ),
-    "training steps": (
-        put("segal", "training", "steps", 31),
-        {"train_segal", "plot_training", "sample_snis", *TABLES},
-    ),
+    "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
+    "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *TABLES}),
+    "training steps": (put("segal", "training", "steps", 31), TRAINING),
+    "temperatures": (put("grid", "temperature", "stop", 950), {"choose_grid", *SAMPLERS}),
     "fit": (put("expansions", "main", "fit", "method", "bayesian_ridge"), FIT),
     "usable fraction": (put("calculations", "emt", "minimum_fraction", 0.5), DATASET),
     "relaxation": (put("calculations", "emt", "fmax", 0.03), {"calculate_structure", *DATASET}),
@@ -49,9 +46,12 @@ MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
+    "energy/lockstep.py": {*CHAINS, *TRAINING},
+    "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": {"plot_phase_diagram"},
-    "thermo/comparison.py": {"compare_methods", "plot_comparison", "write_summary"},
+    "thermo/comparison.py": {*COMPARISON, *BOUNDARIES},
+    "settings.py": set(),
 }
 
 

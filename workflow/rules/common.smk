@@ -8,8 +8,12 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 # Scripts find the library also in environments made by `--sdm conda`, where it is not installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT / "workflow" / "src"), os.environ.get("PYTHONPATH")])
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(
+        filter(
+            None, [str(ROOT / "workflow" / "src"), dict(os.environ).get("PYTHONPATH")]
+        )
+    )
 )
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
@@ -59,6 +63,15 @@ def block(*keys):
         return value
 
     return of
+
+
+def calculation(wildcards):
+    """Settings of one calculation, without those that concern only the dataset."""
+    return {
+        k: v
+        for k, v in CONFIG["calculations"][wildcards.calculation].items()
+        if k != "minimum_fraction"
+    }
 
 
 def for_cell(name):

@@ -16,7 +16,7 @@ rule calculate_structure:
     params:
         code=code("calculate_structure.py"),
         lattice=block("lattice"),
-        calculation=block("calculations", "{calculation}"),
+        calculation=calculation,
     script:
         "../../scripts/calculate_structure.py"
 

@@ -27,6 +27,10 @@ rule merge_boundaries:
             "results/{{study}}/phases/{criterion}.csv",
             criterion=CONFIG["phases"]["criteria"],
         ),
+        hulls=[
+            results(f"expansion/{CONFIG['cells'][cell]['expansion']}/hull.csv")
+            for cell in DIAGRAM_CELLS
+        ],
     output:
         boundaries="results/{study}/phases/boundaries.csv",
     log:
@@ -41,5 +45,6 @@ rule merge_boundaries:
         runtime=10,
     params:
         code=code("merge_boundaries.py"),
+        cells=DIAGRAM_CELLS,
     script:
         "../../scripts/merge_boundaries.py"

@@ -140,6 +140,15 @@ def parent_lattice(name: str, constant: float, species: Sequence[str] | Sequence
     return ParentLattice(name, np.array(vectors) * constant, np.zeros((1, 3)), names, pbc)
 
 
+def lattice_from_settings(settings: Mapping[str, Any]) -> ParentLattice:
+    """Return the parent lattice of a study's ``lattice`` block (name, constant, species).
+
+    Raises:
+        LatticeError: for an unknown lattice or element, or a constant that is not positive.
+    """
+    return parent_lattice(settings["name"], settings["constant"], settings["species"])
+
+
 def supercell_matrix(repeat: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
     """Return a (3, 3) integer matrix from three repeats or from a full matrix (rows: vectors in primitive vectors).
 

@@ -13,20 +13,11 @@ from typing import Any
 from segalflow.cells import build_cell, choose_grid
 from segalflow.dft.engines import check_engine
 from segalflow.errors import SegalflowError, SettingsError, suggest
-from segalflow.lattice import ParentLattice, parent_lattice
+from segalflow.lattice import lattice_from_settings
 from segalflow.settings import check_settings, merged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
 CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics")
-
-
-def study_lattice(settings: Mapping[str, Any]) -> ParentLattice:
-    """Return the parent lattice of a study's ``lattice`` block.
-
-    Raises:
-        LatticeError: for an unknown lattice or element, or a constant that is not positive.
-    """
-    return parent_lattice(settings["name"], settings["constant"], settings["species"])
 
 
 def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:
@@ -47,7 +38,7 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
     """
     # A round trip through JSON: keys become texts and nothing but plain types is left to compare between runs.
     config = check_settings(json.loads(json.dumps(config)), schema)
-    lattice = study_lattice(config["lattice"])
+    lattice = lattice_from_settings(config["lattice"])
     for name, calculation in config["calculations"].items():
         try:
             check_engine(

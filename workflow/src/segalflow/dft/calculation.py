@@ -109,7 +109,7 @@ def run_calculation(
         "lattice": lattice.name,
         "engine": made.name,
         "engine_version": made.version,
-        "settings": {k: settings[k] for k in sorted(settings) if k != "minimum_fraction"},
+        "settings": {k: settings[k] for k in sorted(settings)},
     }
     atoms = scaled_to_elements(structure) if settings["relax"] == "full" else structure.copy()
     try:

@@ -96,7 +96,7 @@ def build_basis(
         size_rule: ``largest_distance`` or ``clease`` (see the module's docstring).
 
     Raises:
-        ExpansionError: for an unknown rule, a gap in the orders, a size that holds no cluster or (a fault of CLEASE 1.2)
+        ExpansionError: for an unknown rule, a gap in the orders, a size that holds no cluster or (CLEASE 1.2 at fault)
             merges inequivalent ones, or a lattice CLEASE cannot build here.
     """
     if size_rule not in SIZE_RULES:

@@ -1,0 +1,140 @@
+"""The workflow as a user meets it: shipped configs plan, bad input is one sentence, a broken file loses nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def configs(repository):
+    return sorted(str(p.relative_to(repository)) for p in (repository / "config").rglob("*.yaml"))
+
+
+def test_every_shipped_config_plans(project, repository) -> None:
+    for config in configs(repository):
+        done = project.snakemake("--dry-run", "--configfile", config)
+        assert "Nothing to be done" in done.stdout + done.stderr or "job" in done.stdout + done.stderr
+
+
+def test_without_a_config_file_the_default_study_is_planned(project) -> None:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules"]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cuau_emt" in (project.folder / "config" / "config.yaml").read_text()
+
+
+def test_lint_is_clean(project) -> None:
+    done = project.snakemake("--lint")
+    assert "Congratulations" in done.stdout + done.stderr
+
+
+def test_a_bad_config_is_one_sentence_and_a_failure(project) -> None:
+    project.config(lambda config: config["lattice"].update(constnt=3))
+    done = project.snakemake("--dry-run", check=False)
+    assert done.returncode != 0
+    assert "unknown key 'constnt' in 'lattice' (did you mean 'constant'?)" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_corrupted_intermediate_file_is_named_and_nothing_is_lost(project) -> None:
+    model = project.folder / "results" / "tiny" / "expansion" / "main" / "model.json"
+    table = project.folder / "results" / "tiny" / "ensemble" / "small" / "exact.nc"
+    good, kept = (
+        model.read_text(),
+        (project.folder / "results" / "tiny" / "ensemble" / "small" / "snis.nc").read_bytes(),
+    )
+    try:
+        model.write_text(good[: len(good) // 2])
+        table.unlink()
+        done = project.snakemake(str(table.relative_to(project.folder)), check=False)
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert "model.json: not a whole JSON file" in said
+        assert (project.folder / "results" / "tiny" / "ensemble" / "small" / "snis.nc").read_bytes() == kept
+    finally:
+        model.write_text(good)
+        project.snakemake()
+    assert table.exists()
+    assert not project.planned()
+
+
+def test_too_small_a_dataset_for_the_cut_offs_is_one_sentence(project) -> None:
+    project.config(lambda config: config["expansions"]["main"]["basis"].update(max_diameters={2: 8.0}))
+    done = project.snakemake("expansions", check=False)
+    assert done.returncode != 0
+    assert re.search(
+        r"error: expansions\.main\.basis\.max_diameters: \d+ clusters but only \d+ structures",
+        done.stdout + done.stderr,
+    )
+    assert (project.folder / "results" / "tiny" / "ensemble" / "small" / "snis.nc").exists()
+
+
+def test_the_same_config_gives_the_same_bytes(project) -> None:
+    folder = project.folder / "results" / "tiny"
+    chosen = [
+        folder / name
+        for name in (
+            "expansion/main/model.json",
+            "segal/small/weights.safetensors",
+            "segal/small/model.json",
+            "ensemble/small/snis.nc",
+            "ensemble/small/metropolis.nc",
+            "ensemble/small/metadynamics.nc",
+            "phases/boundaries.csv",
+            "figures/phase_diagram_small.svg",
+            "figures/phase_diagram_small.png",
+        )
+    ]
+    before = [path.read_bytes() for path in chosen]
+    for path in [*chosen, *(project.folder / "work").rglob("*.safetensors")]:
+        path.unlink()
+    project.snakemake()
+    for path, content in zip(chosen, before, strict=True):
+        assert path.read_bytes() == content, path.name
+
+
+def test_every_rule_has_its_script_log_and_benchmark(repository) -> None:
+    scripts = {p.stem for p in (repository / "scripts").glob("*.py")}
+    rules = set()
+    for file in sorted((repository / "workflow" / "rules").glob("*.smk")):
+        for name, body in re.findall(r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", file.read_text(), re.M | re.S):
+            rules.add(name)
+            assert f"scripts/{name}.py" in body, name
+            assert f"logs/{{study}}/{name}" in body, name
+            assert f"benchmarks/{name}" in body, name
+            assert f'code("{name}.py")' in body, name
+            for word in ("threads:", "mem_mb=", "runtime=", "conda:"):
+                assert word in body, f"{name}: {word}"
+    assert rules == scripts
+
+
+def test_scripts_are_thin(repository) -> None:
+    for path in sorted((repository / "scripts").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path.name
+        assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(tree)), path.name
+        assert len(path.read_text().splitlines()) < 70, path.name
+        assert "snakemake.config" not in path.read_text(), path.name
+
+
+def test_environments_pin_what_the_lock_pins(repository) -> None:
+    lock = {
+        line.partition("==")[0].lower().replace("_", "-"): line.partition("==")[2]
+        for line in (repository / "envs" / "requirements.lock").read_text().split()
+        if "==" in line
+    }
+    for file in sorted((repository / "envs").glob("*.yaml")):
+        for name, version in re.findall(r"- ([\w-]+)==(\S+)", file.read_text()):
+            assert lock[name.lower().replace("_", "-")] == version, f"{file.name}: {name}"
+
+
+def test_nothing_is_skipped_for_want_of_a_rule_target(project) -> None:
+    """Every named target of the README plans."""
+    for target in ("structures", "energies", "expansions", "samplers", "ensembles", "boundaries"):
+        assert project.snakemake("--dry-run", target).returncode == 0
