@@ -14,7 +14,7 @@ phase-diagram: environment
 	@if [ ! -f $(REPORT) ] || [ -n "$$(find results/$(STUDY) -name '*.csv' -newer $(REPORT) | head -n 1)" ]; then \
 		$(BIN)/snakemake --cores 1 --configfile $(CONFIG) --report $(REPORT); fi
 	@echo "report:  $(REPORT)"
-	@echo "diagram: results/$(STUDY)/figures/phase_diagram.png"
+	@echo "diagram: $$(ls results/$(STUDY)/figures/phase_diagram_[!d]*.png)"
 
 test: environment
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

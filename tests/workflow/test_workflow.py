@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -138,3 +142,34 @@ def test_nothing_is_skipped_for_want_of_a_rule_target(project) -> None:
     """Every named target of the README plans."""
     for target in ("structures", "energies", "expansions", "samplers", "ensembles", "boundaries"):
         assert project.snakemake("--dry-run", target).returncode == 0
+
+
+def test_artefacts_follow_their_schemas(tiny_run, repository) -> None:
+    folder = tiny_run.folder / "results" / "tiny"
+    files = {
+        "expansion": ["expansion/main/model.json"],
+        "metrics": ["expansion/main/metrics.json"],
+        "cell": ["cells/main.json", "cells/small.json"],
+        "grid": ["grids/main.json", "grids/small.json"],
+        "segal": ["segal/main/model.json", "segal/small/model.json"],
+        "calculation": [str(p.relative_to(folder)) for p in sorted(folder.glob("dft/emt/records/*.json"))],
+    }
+    described = {p.name.removesuffix(".schema.yaml") for p in (repository / "workflow" / "schemas").glob("*.yaml")}
+    assert described == {*files, "config"}
+    for name, paths in files.items():
+        schema = yaml.safe_load((repository / "workflow" / "schemas" / f"{name}.schema.yaml").read_text())
+        assert paths
+        for path in paths:
+            jsonschema.validate(json.loads((folder / path).read_text()), schema)
+
+
+def test_the_style_checks_are_clean(repository) -> None:
+    tools = [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["snakefmt", "--check", "Snakefile", "workflow/rules"],
+    ]
+    for tool, *arguments in tools:
+        command = [str(Path(sys.executable).parent / tool), *arguments]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
