@@ -1,5 +1,7 @@
 """Write the summary page of the study: data, fit, cells, sweeps, agreement, boundaries, and every warning."""
 
+from pathlib import Path
+
 from segalflow.artefacts import read_json, read_table
 from segalflow.dft.engines import check_engine
 from segalflow.ensemble import read_ensemble
@@ -11,6 +13,7 @@ from segalflow.reporting import (
     describe_data,
     describe_ensembles,
     describe_expansion,
+    describe_samplers,
     write_summary,
 )
 from segalflow.scripting import logged
@@ -35,6 +38,9 @@ with logged(snakemake.log[0]) as log:
     notes = [read_json(path) for path in snakemake.input.notes]
     sections += [
         describe_cells([read_json(path) for path in snakemake.input.cells]),
+        describe_samplers(
+            {Path(path).parent.name: read_json(path) for path in snakemake.input.samplers}, snakemake.params.seed
+        ),
         describe_ensembles([read_ensemble(path) for path in snakemake.input.tables]),
         describe_agreement(read_table(snakemake.input.summary)),
         describe_boundaries(read_boundaries(snakemake.input.boundaries), {n["criterion"]: n["notes"] for n in notes}),

@@ -157,6 +157,7 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
     assert whole.history.equals(resumed.history)
+    assert not list((tmp_path / "cut").glob("checkpoint-*"))
 
 
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -> None:

@@ -253,6 +253,9 @@ rule write_summary:
             expansion=CONFIG["expansions"],
         ),
         cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
+        samplers=expand(
+            "results/{{study}}/segal/{cell}/model.json", cell=cells_with("snis")
+        ),
         tables=ENSEMBLES,
         summary="results/{study}/comparison_summary.csv",
         boundaries="results/{study}/phases/boundaries.csv",
@@ -282,6 +285,7 @@ rule write_summary:
         lattice=block("lattice"),
         calculations=block("calculations"),
         expansions=list(CONFIG["expansions"]),
+        seed=CONFIG["seed"],
     script:
         "../../scripts/write_summary.py"
 

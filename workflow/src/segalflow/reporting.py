@@ -69,7 +69,8 @@ def describe_data(
         f"{len(excluded)} are excluded."
     )
     if len(excluded):
-        reasons = excluded["reason"].value_counts()
+        # What differs from one to the next (a strain, a force) stands behind the colon.
+        reasons = excluded["reason"].astype(str).str.split(":").str[0].value_counts()
         section.tables.append(
             Table(
                 "Excluded calculations by reason",
@@ -136,6 +137,31 @@ def describe_cells(cells: Sequence[Mapping[str, Any]]) -> Section:
     section.tables.append(Table("Cells sampled", ["cell", "sites", "symmetry operations", "lattice"], rows))
     for cell in cells:
         section.warnings.extend(cell["warnings"])
+    return section
+
+
+def describe_samplers(samplers: Mapping[str, Mapping[str, Any]], seed: int) -> Section:
+    """Return the section on SEGAL's training, from the descriptions of its samplers by cell."""
+    section = Section("SEGAL")
+    rows = [
+        [
+            cell,
+            f"{s['network']['kind']}, {s['n_parameters']} parameters",
+            str(s["training"]["objective"]),
+            str(s["steps"]),
+            f"{s['energy_evaluations']:.2e}",
+            _number(s["final_ness"]),
+        ]
+        for cell, s in samplers.items()
+    ]
+    columns = ["cell", "network", "objective", "steps", "energy evaluations", "NESS at the end (median, 16 draws)"]
+    section.tables.append(Table("Training of the autoregressive sampler", columns, rows))
+    versions = {k: v for s in samplers.values() for k, v in s["versions"].items()}
+    section.sentences.append(
+        "The network gives the exact probability of every decoration it draws, so importance weights correct whatever "
+        f"it learnt imperfectly. All random draws come from the study's seed {seed}; made with "
+        f"{', '.join(f'{k} {v}' for k, v in versions.items())}."
+    )
     return section
 
 

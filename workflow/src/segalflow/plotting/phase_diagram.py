@@ -193,6 +193,8 @@ def plot_phase_diagram(
     states = _ground_states(axes, hull, low, span)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(low - 0.16 * span if len(states) else low - 0.03 * span, high + 0.03 * span)
+    # The strip of ground states below the diagram has no temperature.
+    axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.03 * span <= tick <= high + 0.03 * span])
     axes.set_xlabel(composition_label(species))
     unit = str(next(iter(tables.values()))["temperature"].attrs.get("units", "K")) if tables else "K"
     axes.set_ylabel(f"temperature ({unit})")

@@ -26,7 +26,7 @@ from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
-from segalflow.provenance import content_hash
+from segalflow.provenance import code_fingerprint, content_hash
 from segalflow.segal.checkpoint import model_fingerprint, read_state, write_state
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
 from segalflow.segal.network import build_network
@@ -276,7 +276,8 @@ def train(
         training: ``objective``, ``steps``, ``batch``, ``learning_rate``, ``pool_sweeps``, ``sweeps_per_round``,
             ``refresh_every``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps).
         seed: seed of everything random.
-        work: folder for checkpoints; a run found there with the same inputs is continued to the same result.
+        work: folder for checkpoints; an interrupted run found there with the same inputs and code is continued to the
+            same result, and its checkpoint removed at the end.
         device: torch device (the fast kernels run on the CPU; only ``"cpu"`` is accepted now).
 
     Raises:
@@ -307,7 +308,9 @@ def train(
     )
     run = _Run(sampler, training, seed, device)
     objective = OBJECTIVES[training["objective"]](run)
-    fingerprint = content_hash([model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist()])
+    # The code counts too: a checkpoint of an older version of this module is not continued by a newer one.
+    inputs = [model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist(), code_fingerprint(__file__)]
+    fingerprint = content_hash(inputs)
     checkpoint = None if work is None else Path(work) / f"checkpoint-{fingerprint[:12]}.safetensors"
     if not _resume(run, objective, checkpoint):
         objective.prepare()
@@ -332,6 +335,8 @@ def train(
             if checkpoint is not None and not run.queue and run.step >= run.saved + training["checkpoint_every"]:
                 _save(run, objective, checkpoint)
     sampler.history = pd.DataFrame(run.history)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)  # a finished run is never continued: asked for again, it trains again
     return sampler
 
 
