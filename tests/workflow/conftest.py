@@ -26,9 +26,8 @@ class Project:
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run snakemake on the tiny study of this copy."""
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *arguments]
-        if "--configfile" not in arguments:
-            command += ["--configfile", "config/test/tiny.yaml"]
+        configured = [] if "--configfile" in arguments else ["--configfile", "config/test/tiny.yaml"]
+        command = [sys.executable, "-m", "snakemake", *configured, "--cores", "2", "--nolock", *arguments]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")

@@ -69,14 +69,18 @@ def test_a_corrupted_intermediate_file_is_named_and_nothing_is_lost(project) -> 
 
 
 def test_too_small_a_dataset_for_the_cut_offs_is_one_sentence(project) -> None:
+    files = sorted((project.folder / "results" / "tiny" / "expansion" / "main").iterdir())
+    before = [path.read_bytes() for path in files]
     project.config(lambda config: config["expansions"]["main"]["basis"].update(max_diameters={2: 8.0}))
     done = project.snakemake("expansions", check=False)
     assert done.returncode != 0
-    assert re.search(
-        r"error: expansions\.main\.basis\.max_diameters: \d+ clusters but only \d+ structures",
-        done.stdout + done.stderr,
-    )
-    assert (project.folder / "results" / "tiny" / "ensemble" / "small" / "snis.nc").exists()
+    said = done.stdout + done.stderr
+    assert re.search(r"error: expansions\.main\.basis\.max_diameters: \d+ clusters but only \d+ structures", said)
+    # Nothing is lost: the files of the last good fit still stand, and with the old key back they can be kept.
+    assert [path.read_bytes() for path in files] == before
+    project.config(lambda config: config["expansions"]["main"]["basis"].update(max_diameters={2: 3.0}))
+    project.snakemake("--cleanup-metadata", *(str(path.relative_to(project.folder)) for path in files))
+    assert not project.planned()
 
 
 def test_the_same_config_gives_the_same_bytes(project) -> None:

@@ -31,9 +31,9 @@ rule build_dataset:
             calculation=wildcards.calculation,
         ),
     output:
-        dataset="results/{study}/dft/{calculation}/dataset.extxyz",
-        table="results/{study}/dft/{calculation}/dataset.csv",
-        excluded="results/{study}/dft/{calculation}/excluded.csv",
+        dataset=update("results/{study}/dft/{calculation}/dataset.extxyz"),
+        table=update("results/{study}/dft/{calculation}/dataset.csv"),
+        excluded=update("results/{study}/dft/{calculation}/excluded.csv"),
     log:
         "logs/{study}/build_dataset/{calculation}.log",
     benchmark:

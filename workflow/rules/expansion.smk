@@ -2,10 +2,10 @@ rule fit_expansion:
     input:
         dataset=of_calculation("dataset.extxyz"),
     output:
-        model="results/{study}/expansion/{expansion}/model.json",
-        metrics="results/{study}/expansion/{expansion}/metrics.json",
-        hull="results/{study}/expansion/{expansion}/hull.csv",
-        predictions="results/{study}/expansion/{expansion}/predictions.csv",
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+        metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
+        hull=update("results/{study}/expansion/{expansion}/hull.csv"),
+        predictions=update("results/{study}/expansion/{expansion}/predictions.csv"),
     log:
         "logs/{study}/fit_expansion/{expansion}.log",
     benchmark:

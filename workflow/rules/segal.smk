@@ -3,7 +3,7 @@ rule build_cell:
         hull=of_expansion("hull.csv"),
         pool="results/{study}/structures/pool.extxyz",
     output:
-        cell="results/{study}/cells/{cell}.json",
+        cell=update("results/{study}/cells/{cell}.json"),
     log:
         "logs/{study}/build_cell/{cell}.log",
     benchmark:
@@ -26,7 +26,7 @@ rule choose_grid:
     input:
         hull=of_expansion("hull.csv"),
     output:
-        grid="results/{study}/grids/{cell}.json",
+        grid=update("results/{study}/grids/{cell}.json"),
     log:
         "logs/{study}/choose_grid/{cell}.log",
     benchmark:
@@ -50,9 +50,9 @@ rule train_segal:
         cell="results/{study}/cells/{cell}.json",
         grid="results/{study}/grids/{cell}.json",
     output:
-        model="results/{study}/segal/{cell}/model.json",
-        weights="results/{study}/segal/{cell}/weights.safetensors",
-        history="results/{study}/segal/{cell}/history.parquet",
+        model=update("results/{study}/segal/{cell}/model.json"),
+        weights=update("results/{study}/segal/{cell}/weights.safetensors"),
+        history=update("results/{study}/segal/{cell}/history.parquet"),
     log:
         "logs/{study}/train_segal/{cell}.log",
     benchmark:
