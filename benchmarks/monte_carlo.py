@@ -28,6 +28,7 @@ def clease_rate(model: Path, repeat: list[int], temperature: float, steps: int) 
         warnings.simplefilter("ignore")
         from clease.calculator import attach_calculator
         from clease.montecarlo import SGCMonteCarlo
+        from clease.tools import wrap_and_sort_by_position
 
         expansion = read_expansion(model)
         sizes = expansion.notes["basis"]
@@ -35,13 +36,11 @@ def clease_rate(model: Path, repeat: list[int], temperature: float, steps: int) 
             expansion.lattice, {int(k): v for k, v in sizes["max_diameters"].items()}, sizes["size_rule"]
         )
         eci = {theirs: expansion.ecis[ours] for ours, theirs in zip(basis.names, basis.clease_names, strict=True)}
-        atoms = basis.settings.prim_cell.copy() * repeat
-        atoms = attach_calculator(basis.settings, atoms=atoms, eci=eci)
         names = expansion.lattice.species[0]
-        rng = np.random.default_rng(0)
-        for site in range(len(atoms)):
-            if rng.random() < 0.5:
-                atoms.calc.update_cf((site, atoms[site].symbol, names[1]))
+        atoms = wrap_and_sort_by_position(basis.settings.prim_cell.copy() * repeat)
+        chosen = np.random.default_rng(0).integers(0, 2, len(atoms))
+        atoms.symbols = [names[c] for c in chosen]
+        atoms = attach_calculator(basis.settings, atoms=atoms, eci=eci)
         chain = SGCMonteCarlo(atoms, temperature, symbols=list(names))
         chain.run(steps=steps // 20, chem_pot={"c1_0": 0.0})
         start = time.perf_counter()
