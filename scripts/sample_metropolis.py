@@ -2,9 +2,8 @@
 
 from segalflow.cells import read_cell, read_grid
 from segalflow.energy.polynomial import place_expansion
-from segalflow.ensemble import write_ensemble
+from segalflow.ensemble import source_attributes, write_ensemble
 from segalflow.expansion.hamiltonian import read_expansion
-from segalflow.provenance import file_sha256
 from segalflow.sampling.metropolis import sample_metropolis
 from segalflow.scripting import logged
 
@@ -18,11 +17,7 @@ with logged(snakemake.log[0]) as log:
         grid.temperature,
         grid.delta_mu,
         seed=snakemake.params.seed,
-        attributes={
-            "cell": snakemake.wildcards.cell,
-            "reference": expansion.reference,
-            "model_sha256": file_sha256(snakemake.input.model),
-        },
+        attributes=source_attributes(snakemake.wildcards.cell, expansion.reference, snakemake.input.model),
         **snakemake.params.settings,
     )
     write_ensemble(snakemake.output.table, table)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from segalflow.artefacts import atomic_path, to_builtin
 from segalflow.errors import ArtefactError
+from segalflow.provenance import file_sha256
 
 SCHEMA = "segalflow.ensemble/1"
 
@@ -132,6 +133,17 @@ def ensemble_table(
         )
     attrs = {"schema": SCHEMA, "method": method, "energy_unit": energy_unit, **attributes}
     return xr.Dataset(data, coords=coordinates, attrs=attrs)
+
+
+def source_attributes(cell: str, reference: Mapping[str, Any], model_path: str | Path) -> dict[str, Any]:
+    """Return the attributes that say which cell and Hamiltonian a table is for.
+
+    Args:
+        cell: name of the cell.
+        reference: what zero energy means (`ClusterExpansion.reference`); tables of different ones are not compared.
+        model_path: the model file; its hash is stored.
+    """
+    return {"cell": cell, "reference": dict(reference), "model_sha256": file_sha256(model_path)}
 
 
 def write_ensemble(path: str | Path, table: xr.Dataset) -> None:
