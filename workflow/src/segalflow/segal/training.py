@@ -133,6 +133,7 @@ class LikelihoodObjective:
         for number in range(run.settings["pool_sweeps"]):
             self.chains.sweep(1)
             self._exchange(number)
+        run.evaluations += run.settings["pool_sweeps"] * self.chains.spins.size
 
     def _exchange(self, number: int) -> None:
         for axis in (0, 1):
@@ -192,7 +193,7 @@ class LikelihoodObjective:
         label = torch.sigmoid(
             torch.from_numpy((beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32))
         )
-        # Cross-entropy above the label's own entropy: zero for a perfect network at the last site.
+        # Cross-entropy with soft labels: its floor is the labels' own entropy, not zero.
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="sum") / len(chosen)
         run.descend(loss, float(loss.detach()))
 
