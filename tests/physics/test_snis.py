@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segalflow.energy.polynomial import place_expansion
+from segalflow.energy.polynomial import ising_polynomial, place_expansion
+from segalflow.ensemble import lower_ness
 from segalflow.expansion.hamiltonian import read_expansion
-from segalflow.lattice import Supercell
+from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
 from segalflow.segal.training import train
@@ -16,10 +17,10 @@ from segalflow.thermo.comparison import compare_methods
 
 TRAINING = {
     "objective": "likelihood",
-    "steps": 1000,
+    "steps": 1500,
     "batch": 40,
     "learning_rate": 0.006,
-    "pool_sweeps": 30,
+    "pool_sweeps": 100,
     "sweeps_per_round": 1,
     "refresh_every": 5,
     "ness_target": None,
@@ -88,3 +89,35 @@ def test_log_probabilities_follow_the_cells_symmetry(alloy, sampler) -> None:
     image = sampler.log_prob(moved, np.full(500, 600.0), np.full(500, -0.05))
     residual = np.var(image - log_p) / np.var(log_p)
     assert 1 - residual > 0.98
+
+
+class OneSided:
+    """A sampler that knows one of the ferromagnet's two phases: independent spins, nearly all up."""
+
+    up = 0.97
+
+    def __init__(self) -> None:
+        self.model = ising_polynomial(Supercell(parent_lattice("square", 1.0, ["down", "up"]), [4, 4, 1]))
+        self.n_sites = self.model.n_sites
+
+    def log_prob(self, spins, temperature, delta_mu, extrapolate=False):
+        return np.where(spins > 0, np.log(self.up), np.log(1 - self.up)).sum(1)
+
+    def sample(self, temperature, delta_mu, seed, extrapolate=False):
+        draws = np.random.default_rng(seed).random((len(temperature), self.n_sites))
+        spins = np.where(draws < self.up, 1, -1).astype(np.int8)
+        return spins, self.log_prob(spins, temperature, delta_mu), self.model.energy_of_spins(spins)
+
+
+def test_a_phase_the_sampler_never_draws_is_noticed() -> None:
+    """At B = 0 below T_c half of the weight is magnetised down; at B > 0 hardly any."""
+    conditions = {"species": ("down", "up"), "temperature": np.array([1.4, 1.5]), "delta_mu": np.array([0.0, 1.0])}
+    sampler = OneSided()
+    blind = sample_importance(sampler, **conditions, seed=1, pool_sweeps=0)
+    checked = sample_importance(sampler, **conditions, seed=1, pool_sweeps=200)
+    assert blind["reliable"].values.all()  # the weights alone see nothing wrong
+    assert abs(float(blind["composition"][0, 0, 1]) - 0.5) > 0.4
+    assert np.array_equal(checked["reliable"].values > 0.5, [[False, True], [False, True]])
+    lower = lower_ness(checked)
+    assert lower[:, 0].max() < 0.05
+    assert lower[:, 1].min() > 0.3

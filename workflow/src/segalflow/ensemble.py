@@ -42,7 +42,14 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         True,
     ),
     "susceptibility": (GRID, "1/eV", "1/J", "composition susceptibility d<x>/d(dmu) = var(N) / kT / sites", True),
-    "ness": (GRID, "1", "1", "normalised effective sample size of the importance weights", False),
+    "ness": (GRID, "1", "1", "normalised effective sample size of the importance weights (of the q side)", False),
+    "ness_p": (
+        GRID,
+        "1",
+        "1",
+        "normalised effective sample size seen from equilibrium decorations made without the network (p side)",
+        False,
+    ),
     "acceptance": (GRID, "1", "1", "fraction of accepted trial moves", False),
     "autocorrelation_time": (GRID, "sweep", "sweep", "integrated autocorrelation time of U - dmu N", False),
     "n_samples": (GRID, "1", "1", "number of samples that entered the estimates", False),
@@ -185,3 +192,9 @@ def read_ensemble(path: str | Path) -> xr.Dataset:
 def second_species_composition(table: xr.Dataset) -> xr.DataArray:
     """Return the fraction of species 1, dims (temperature, delta_mu): the x axis of every binary diagram here."""
     return table["composition"].isel(species=1)
+
+
+def lower_ness(table: xr.Dataset) -> np.ndarray:
+    """Return the normalised effective sample size of the q side, or of the p side where it is lower, shape (n_T, n)."""
+    ness = np.asarray(table["ness"], dtype=float)
+    return np.fmin(ness, np.asarray(table["ness_p"], dtype=float)) if "ness_p" in table else ness

@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from segalflow.artefacts import atomic_path
+from segalflow.ensemble import lower_ness
 
 METHOD_NAMES = {
     "snis": "importance sampling from SEGAL",
@@ -154,7 +155,7 @@ def describe_samplers(samplers: Mapping[str, Mapping[str, Any]], seed: int) -> S
         ]
         for cell, s in samplers.items()
     ]
-    columns = ["cell", "network", "objective", "steps", "energy evaluations", "NESS at the end (median, 16 draws)"]
+    columns = ["cell", "network", "objective", "steps", "energy evaluations", "NESS at the end (median)"]
     section.tables.append(Table("Training of the autoregressive sampler", columns, rows))
     versions = {k: v for s in samplers.values() for k, v in s["versions"].items()}
     section.sentences.append(
@@ -171,7 +172,7 @@ def describe_ensembles(tables: Sequence[xr.Dataset]) -> Section:
     rows = []
     for table in tables:
         reliable = float(table["reliable"].mean())
-        ness = table["ness"].values.ravel() if "ness" in table else None
+        ness = lower_ness(table).ravel() if "ness" in table else None
         rows.append(
             [
                 f"{table.attrs['cell']}: {METHOD_NAMES.get(table.attrs['method'], table.attrs['method'])}",
@@ -185,7 +186,9 @@ def describe_ensembles(tables: Sequence[xr.Dataset]) -> Section:
     section.tables.append(Table("Sweeps over temperature × chemical potential", columns, rows))
     section.sentences.append(
         "'Reliable' is the share of conditions whose estimate passed its method's own test (effective sample size, "
-        "agreement of chains from both sides, flatness). Others are drawn with open symbols and never used silently."
+        "agreement of chains from both sides, flatness). NESS is the lower of the q side (the sampler's own draws) and "
+        "the p side (decorations of replica-exchange chains that never saw the network). Others are drawn with open "
+        "symbols and never used silently."
     )
     return section
 

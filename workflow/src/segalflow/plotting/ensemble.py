@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from segalflow.ensemble import second_species_composition
+from segalflow.ensemble import lower_ness, second_species_composition
 from segalflow.plotting.style import (
     BLUE,
     GREY,
@@ -142,12 +142,14 @@ def _outside_legend(figure: Figure, handles, labels, remark: str = "") -> None:
 def plot_ness_map(table: xr.Dataset) -> tuple[Figure, pd.DataFrame]:
     """Plot the normalised effective sample size over (delta_mu, T) on a logarithmic colour scale.
 
-    Conditions marked unreliable are crossed out.
+    Shown is the lower of the q side and the p side (`lower_ness`); the data holds both. Conditions
+    marked unreliable are crossed out.
     """
     species = _species({"": table})
     unit_t, unit_e = _units(table)
     mu, temperature = np.asarray(table["delta_mu"], float), np.asarray(table["temperature"], float)
-    ness = np.asarray(table["ness"], dtype=float)
+    ness = lower_ness(table)
+    sides = {name: np.asarray(table[name]).ravel() for name in ("ness", "ness_p") if name in table}
     figure, axes = new_figure(width=ONE_COLUMN, height=2.6)
     low = float(np.nanmin(ness[ness > 0])) if np.any(ness > 0) else 1e-6
     norm = LogNorm(vmin=10 ** np.floor(np.log10(min(low, 0.1))), vmax=1.0)
@@ -165,7 +167,7 @@ def plot_ness_map(table: xr.Dataset) -> tuple[Figure, pd.DataFrame]:
         {
             "temperature": grid_t.ravel(),
             "delta_mu": grid_mu.ravel(),
-            "ness": ness.ravel(),
+            **sides,
             "reliable": np.asarray(table["reliable"]).ravel() > 0.5,
         }
     )

@@ -4,23 +4,31 @@ The proposal at each condition is a mixture: most draws come from the network at
 from the network at the next higher temperature, which is broader. Both densities are exact, so the weights
 ``p / q_mixture`` (balance heuristic) are too, and a state the colder network has nearly forgotten cannot carry an
 unbounded weight.
+
+A phase that the proposal never draws leaves no trace in its own weights. So the mixture also scores decorations of
+replica-exchange chains that never saw the network, and both effective sample sizes, of the q side and of the p side,
+must pass the floor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
+from segalflow.sampling.statistics import unseen_excitation
 from segalflow.sampling.weights import (
     log_mean_weight,
     log_shares,
     normalised_ess,
+    normalised_ess_of_targets,
     normalised_weights,
     weighted_mean,
     weighted_variance,
@@ -39,6 +47,8 @@ def sample_importance(
     defensive_fraction: float = 0.1,
     ess_floor: float = 100.0,
     max_factor: int = 8,
+    pool_sweeps: int = 1000,
+    pool_samples: int = 64,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``snis``) of importance sampling over a grid.
@@ -50,9 +60,14 @@ def sample_importance(
         delta_mu: increasing, eV (or J), shape (n_delta_mu,), inside the trained domain.
         seed: seed of all draws.
         samples_per_condition: draws at each condition.
-        defensive_fraction: share of the draws made at the next higher temperature.
-        ess_floor: effective samples below which an estimate is repaired by more draws, else marked unreliable.
+        defensive_fraction: share of the draws made at the next higher temperature (at the highest one: as far above
+            it as the one below is below).
+        ess_floor: effective samples, of the q side and of the p side, below which a condition is marked unreliable; one
+            under the floor on the q side first gets more draws.
         max_factor: a repair stops at this many times `samples_per_condition`.
+        pool_sweeps: sweeps of each part of the replica-exchange pool (`equilibrium_pool`) of the p side; 0 leaves the
+            p side out.
+        pool_samples: decorations of each condition from it.
         attributes: extra attributes of the table.
 
     Raises:
@@ -64,15 +79,26 @@ def sample_importance(
             "snis: expected samples_per_condition >= 2, 0 <= defensive_fraction < 1 and max_factor >= 1, found "
             f"{samples_per_condition}, {defensive_fraction}, {max_factor}"
         )
-    streams = np.random.SeedSequence(seed).spawn(len(temperature))
+    streams = np.random.SeedSequence(seed).spawn(len(temperature) + 1)
+    pool, spent = None, 0
+    if pool_sweeps:
+        pool_seed = int(streams.pop().generate_state(1, np.uint64)[0])
+        pool, spent = equilibrium_pool(
+            sampler.model, temperature, delta_mu, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
+        )
     rows = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
-        for t, stream in enumerate(streams):
-            hotter = temperature[min(t + 1, len(temperature) - 1)]
-            budget = (samples_per_condition, defensive_fraction, ess_floor, max_factor)
-            rng = np.random.default_rng(stream)
-            rows.append(_sweep_row(sampler, temperature[t], hotter, delta_mu, rng, *budget))
-            ness = rows[-1]["ness"]
+        for t in range(len(temperature)):
+            mixture = _Mixture(sampler, temperature[t], _hotter(temperature, t), defensive_fraction)
+            rng = np.random.default_rng(streams[t])
+            row = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor)
+            if pool is not None:
+                row["ness_p"] = _p_side(mixture, delta_mu, pool[t], row["log_z"], samples_per_condition)
+                row["reliable"] *= row["ness_p"] * row["n_samples"] >= ess_floor
+                row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu)) + pool.shape[2]
+                row["full_energy_evaluations"] += pool.shape[2]
+            rows.append(row)
+            ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     variables = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -88,6 +114,8 @@ def sample_importance(
             "samples_per_condition": samples_per_condition,
             "defensive_fraction": defensive_fraction,
             "ess_floor": ess_floor,
+            "pool_sweeps": pool_sweeps,
+            "pool_samples": pool_samples,
             "fluctuating_energy": "U - dmu N",
             **(attributes or {}),
         },
@@ -95,47 +123,73 @@ def sample_importance(
     )
 
 
-def _draw(
-    sampler: TrainedSampler,
-    own: float,
-    hotter: float,
-    delta_mu: np.ndarray,
-    n: int,
-    share: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return log weights, numbers of species-1 atoms and energies, each (n_delta_mu, n), at one temperature."""
-    n_hot = round(share * n) if hotter > own else 0
-    counts = {own: n - n_hot, hotter: n_hot} if n_hot else {own: n}
-    parts = []
-    for source, number in counts.items():
-        mu = np.repeat(delta_mu, number)
-        spins, log_q, energy = sampler.sample(np.full(len(mu), source), mu, int(rng.integers(2**63)))
-        # Density of the mixture: every component scores every draw.
-        terms = [
-            np.log(c / n) + (log_q if other == source else sampler.log_prob(spins, np.full(len(mu), other), mu))
-            for other, c in counts.items()
-        ]
-        log_mixture = np.logaddexp.reduce(terms, axis=0)
-        n_plus = (spins > 0).sum(1)
-        log_w = -(energy - mu * n_plus) / (sampler.model.boltzmann * own) - log_mixture
-        parts.append([a.reshape(len(delta_mu), number) for a in (log_w, n_plus, energy)])
-    return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+def _hotter(temperature: np.ndarray, t: int) -> float:
+    """The temperature of the defensive component: the next one, or one step above the highest."""
+    if t + 1 < len(temperature):
+        return float(temperature[t + 1])
+    return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
+
+    The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
+    """
+
+    sampler: TrainedSampler
+    own: float
+    hotter: float
+    share: float
+
+    def counts(self, n: int) -> dict[float, int]:
+        """Draws of each component among `n`."""
+        n_hot = round(self.share * n) if self.hotter > self.own else 0
+        return {self.own: n - n_hot, self.hotter: n_hot} if n_hot else {self.own: n}
+
+    def log_weights(
+        self, spins: np.ndarray, mu: np.ndarray, energy: np.ndarray, n: int, known: dict[float, np.ndarray]
+    ) -> np.ndarray:
+        """Return ``log(p/q)`` of decorations under the mixture of `n` draws; `known` holds densities at hand."""
+        terms = []
+        for source, count in self.counts(n).items():
+            log_q = known.get(source)
+            if log_q is None:
+                log_q = self.sampler.log_prob(spins, np.full(len(mu), source), mu, extrapolate=True)
+            terms.append(np.log(count / n) + log_q)
+        kt = self.sampler.model.boltzmann * self.own
+        return -(energy - mu * (spins > 0).sum(1)) / kt - np.logaddexp.reduce(terms, axis=0)
+
+    def draw(self, delta_mu: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return log weights, numbers of species-1 atoms and energies of `n` draws, each (n_delta_mu, n)."""
+        parts = []
+        for source, number in self.counts(n).items():
+            mu = np.repeat(delta_mu, number)
+            spins, log_q, energy = self.sampler.sample(
+                np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
+            )
+            log_w = self.log_weights(spins, mu, energy, n, {source: log_q})
+            parts.append([a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)])
+        return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+
+
+def _p_side(mixture: _Mixture, delta_mu: np.ndarray, pool: np.ndarray, log_z: np.ndarray, n_draws: int) -> np.ndarray:
+    """Return the p-side NESS, (n_delta_mu,), of the mixture of `n_draws` draws.
+
+    `pool` holds equilibrium decorations, int8 (n_delta_mu, n_samples, n_sites).
+    """
+    n_mu, n, n_sites = pool.shape
+    spins, mu = pool.reshape(-1, n_sites), np.repeat(delta_mu, n)
+    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy_of_spins(spins), n_draws, {})
+    return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 
 def _sweep_row(
-    sampler: TrainedSampler,
-    own: float,
-    hotter: float,
-    delta_mu: np.ndarray,
-    rng: np.random.Generator,
-    n: int,
-    share: float,
-    ess_floor: float,
-    max_factor: int,
+    mixture: _Mixture, delta_mu: np.ndarray, rng: np.random.Generator, n: int, ess_floor: float, max_factor: int
 ) -> dict[str, np.ndarray]:
     """All estimates at one temperature; conditions whose ESS is under the floor get more draws."""
-    log_w, n_plus, energy = _draw(sampler, own, hotter, delta_mu, n, share, rng)
+    sampler, own = mixture.sampler, mixture.own
+    log_w, n_plus, energy = mixture.draw(delta_mu, n, rng)
     estimates = _estimate(sampler, own, delta_mu, log_w, n_plus, energy)
     drawn = {m: (log_w[m], n_plus[m], energy[m]) for m in range(len(delta_mu))}
     factor = 1
@@ -145,7 +199,7 @@ def _sweep_row(
             break
         extra = min(factor, max_factor - factor) * n
         factor += extra // n
-        more = _draw(sampler, own, hotter, delta_mu[weak], extra, share, rng)
+        more = mixture.draw(delta_mu[weak], extra, rng)
         for row, m in enumerate(weak):
             # Equal mixtures in every instalment: the pooled draws follow the same mixture density.
             drawn[m] = tuple(np.concatenate([old, new[row]]) for old, new in zip(drawn[m], more, strict=True))
@@ -168,6 +222,12 @@ def _estimate(
     spread, spread_error = weighted_variance(weights, n_plus.astype(float))
     share, share_error = log_shares(weights, n_plus, n_sites + 1)
     n = np.full(len(delta_mu), float(log_w.shape[1]))
+    ness = normalised_ess(log_w)
+    rest = unseen_excitation(ness * n, n_sites, kt)
+    log_z_error, x_error, u_error = (
+        np.hypot(error, rest[name])
+        for name, error in (("log_z", log_z_error), ("composition", x_error), ("energy", u_error))
+    )
     return {
         "log_z": log_z,
         "log_z_stderr": log_z_error,
@@ -178,12 +238,12 @@ def _estimate(
         "energy": u,
         "energy_stderr": u_error,
         "heat_capacity": grand / kt**2 / n_sites,
-        "heat_capacity_stderr": grand_error / kt**2 / n_sites,
+        "heat_capacity_stderr": np.hypot(grand_error / kt**2 / n_sites, rest["heat_capacity"]),
         "susceptibility": spread / kt / n_sites,
-        "susceptibility_stderr": spread_error / kt / n_sites,
+        "susceptibility_stderr": np.hypot(spread_error / kt / n_sites, rest["susceptibility"]),
         "composition_log_weight": share,
         "composition_log_weight_stderr": share_error,
-        "ness": normalised_ess(log_w),
+        "ness": ness,
         "n_samples": n,
         "energy_evaluations": n.copy(),
         "full_energy_evaluations": n.copy(),

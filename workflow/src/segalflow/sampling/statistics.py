@@ -83,3 +83,28 @@ def bennett_ratio(
     influence_a = (from_a - from_a.mean(-1, keepdims=True)) / slope
     influence_b = -(from_b - from_b.mean(-1, keepdims=True)) / slope
     return centre, np.stack([influence_a, influence_b])
+
+
+def unseen_excitation(independent: np.ndarray, n_sites: int, kt: np.ndarray | float) -> dict[str, np.ndarray]:
+    """Return what one excitation too rare to have been drawn would change each estimate by.
+
+    Samples that never left a perfect ground state have no spread, which is no error of zero: of n independent samples of
+    N sites an excitation with a share below 1/n stays unseen. It costs about ``kT ln(nN)``; met once it would have
+    changed x by 1/(nN), the energy per site by ``kT ln(nN)/(nN)``, the heat capacity by ``ln(nN)^2/(nN)``, the
+    susceptibility by ``1/(kT nN)`` and log Z by 1/n. Where excitations are common it is negligible.
+
+    Args:
+        independent: number n of independent samples.
+        n_sites: number N of sites.
+        kt: temperature, eV (or J), broadcast with `independent`.
+    """
+    independent = np.maximum(np.asarray(independent, dtype=float), 1.0)
+    total = independent * n_sites
+    cost = np.log(total)
+    return {
+        "log_z": 1 / independent,
+        "composition": 1 / total,
+        "energy": kt * cost / total,
+        "heat_capacity": cost**2 / total,
+        "susceptibility": 1 / (kt * total),
+    }

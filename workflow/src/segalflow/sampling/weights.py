@@ -29,6 +29,19 @@ def normalised_ess(log_w: np.ndarray) -> np.ndarray:
     return 1.0 / (log_w.shape[-1] * np.sum(weights**2, axis=-1))
 
 
+def normalised_ess_of_targets(log_w: np.ndarray, log_z: np.ndarray) -> np.ndarray:
+    """Return the normalised effective sample size seen from the target (the p side), shape (...).
+
+    ``1 / NESS = E_q[w^2] / Z^2 = E_p[w] / Z`` with w the unnormalised p over q. The mean over samples of p notices
+    states that q never draws, which q's own weights cannot; noise above 1 is cut.
+
+    Args:
+        log_w: log weights of decorations drawn from p, shape (..., n).
+        log_z: log Z as q finds it, shape (...): where q misses a phase it is too low, and so is the result.
+    """
+    return np.minimum(1.0, np.exp(log_z - logsumexp(log_w, axis=-1) + np.log(log_w.shape[-1])))
+
+
 def weighted_mean(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted mean over the last axis and its standard error."""
     mean = np.sum(weights * values, axis=-1)

@@ -23,6 +23,7 @@ import torch
 
 from segalflow.energy.lockstep import LockstepChains, exchange_grid
 from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
@@ -32,8 +33,8 @@ from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_
 from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits
 
-# Every this many steps the effective sample size is measured (and the target tested).
-NESS_DRAWS = 16
+# Draws per condition where the effective sample size is measured (few draws overstate a low one).
+NESS_DRAWS = 64
 
 
 class _Run:
@@ -67,12 +68,14 @@ class _Run:
         return int(self.rng.integers(2**63))
 
     def descend(self, loss: torch.Tensor, shown: float) -> None:
-        """One optimiser step; a loss that is not finite stops the run before it can spoil the weights."""
+        """One optimiser step; a loss or gradient that is not finite stops the run before it can spoil the weights."""
         if not math.isfinite(shown):
             raise FloatingPointError(f"the loss is {shown} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient is {norm} at step {self.step}")
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         self.optimiser.step()
@@ -81,7 +84,7 @@ class _Run:
 
     def measure_ness(self) -> float:
         """Median over a spread of conditions of the effective sample size of `NESS_DRAWS` draws."""
-        chosen = np.linspace(0, len(self.temperature) - 1, min(128, len(self.temperature))).astype(int)
+        chosen = np.linspace(0, len(self.temperature) - 1, min(48, len(self.temperature))).astype(int)
         t, m = np.repeat(self.temperature[chosen], NESS_DRAWS), np.repeat(self.delta_mu[chosen], NESS_DRAWS)
         spins, log_p, energy = self.sampler.sample(t, m, self.seed())
         self.evaluations += len(spins)
@@ -127,13 +130,15 @@ class LikelihoodObjective:
         self.spins = self.fields = None
 
     def prepare(self) -> None:
-        """Bring the pool to equilibrium from random decorations."""
+        """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot."""
         run = self.run
-        self.chains.set_spins(2 * run.rng.integers(0, 2, self.chains.spins.shape, dtype=np.int8) - 1)
-        for number in range(run.settings["pool_sweeps"]):
-            self.chains.sweep(1)
-            self._exchange(number)
-        run.evaluations += run.settings["pool_sweeps"] * self.chains.spins.size
+        t, m = run.sampler.grid
+        pool, spent = equilibrium_pool(
+            run.sampler.model, t, m, seed=run.seed(), sweeps=run.settings["pool_sweeps"], n_samples=2
+        )
+        pool = pool.reshape(len(run.temperature), 2, -1)
+        self.chains.set_spins(pool[np.arange(len(pool)), run.rng.integers(0, 2, len(pool))])
+        run.evaluations += spent
 
     def _exchange(self, number: int) -> None:
         for axis in (0, 1):

@@ -1,0 +1,102 @@
+"""A pool of equilibrium decorations from replica exchange, made without the network: the p side of every check of it.
+
+Importance weights are blind to a phase that the proposal never draws: they look fine without it. Decorations that come
+from Markov chains are not, so a sampler is judged on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from segalflow.energy.lockstep import LockstepChains, exchange_grid
+from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.progress import bar
+
+EXCHANGE_EVERY = 5
+"""Sweeps between replica exchanges."""
+
+
+def equilibrium_pool(
+    model: SpinPolynomial,
+    temperature: np.ndarray,
+    delta_mu: np.ndarray,
+    *,
+    seed: int,
+    sweeps: int,
+    n_samples: int,
+) -> tuple[np.ndarray, int]:
+    """Return decorations of every condition of a grid and the energy evaluations they cost.
+
+    Two sets of chains, each with replica exchange in T and delta_mu, first run `sweeps` sweeps from random decorations.
+    Then every chain of the second set starts anew from the decoration of lowest ``U - dmu N`` that any chain has met
+    (for its delta_mu): an ordered phase that is hard to nucleate is followed from its ground state upwards, beside the
+    chains that come from above. After as many sweeps again, `n_samples` decorations are taken, half from each set, over
+    another `sweeps` sweeps.
+
+    Args:
+        model: the energy.
+        temperature: increasing, K (or J/k_B), shape (n_temperatures,).
+        delta_mu: increasing, eV (or J), shape (n_delta_mu,).
+        seed: seed of all random draws.
+        sweeps: sweeps of each of the three parts.
+        n_samples: decorations of each condition, even.
+
+    Returns:
+        Spins, int8 (n_temperatures, n_delta_mu, n_samples, n_sites), and the number of energy evaluations.
+    """
+    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    shape = (len(temperature), len(delta_mu), 2)
+    t, m, _ = np.indices(shape).reshape(3, -1)
+    chain_seed, draw_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2, np.uint64))
+    rng = np.random.default_rng(draw_seed)
+    chains = LockstepChains(model, temperature[t], delta_mu[m], chain_seed)
+    chains.set_spins(2 * rng.integers(0, 2, (chains.n_chains, model.n_sites), dtype=np.int8) - 1)
+    taken = max(1, n_samples // 2)
+    with bar(3 * sweeps, "equilibrium pool", "sweep") as shown:
+        lowest = _Lowest(delta_mu, model.n_sites)
+        for step in _run(chains, shape, sweeps, rng):
+            lowest.update(chains)
+            shown.update(step)
+        spins = chains.spins.reshape(*shape, model.n_sites)
+        spins[:, :, 1] = lowest.spins
+        chains.set_spins(spins.reshape(-1, model.n_sites))
+        for step in _run(chains, shape, sweeps, rng):
+            shown.update(step)
+        kept = np.empty((*shape, taken, model.n_sites), dtype=np.int8)
+        for number in range(taken):
+            part = sweeps * (number + 1) // taken - sweeps * number // taken
+            for step in _run(chains, shape, max(1, part), rng):
+                shown.update(step)
+            kept[:, :, :, number] = chains.spins.reshape(*shape, model.n_sites)
+    return kept.reshape(*shape[:2], -1, model.n_sites), chains.energy_evaluations
+
+
+def _run(chains: LockstepChains, shape: tuple[int, int, int], sweeps: int, rng: np.random.Generator) -> Iterator[int]:
+    """Sweep with exchanges in T and delta_mu, alternating pairs; yields the sweeps done since the last exchange."""
+    moves = [(axis, parity) for parity in (0, 1) for axis in (0, 1) if shape[axis] > 1]
+    for number, start in enumerate(range(0, sweeps, EXCHANGE_EVERY)):
+        step = min(EXCHANGE_EVERY, sweeps - start)
+        chains.sweep(step)
+        for axis, parity in moves[2 * (number % 2) : 2 * (number % 2) + 2]:
+            exchange_grid(chains, shape, axis, parity, rng)
+        yield step
+
+
+class _Lowest:
+    """For every delta_mu the decoration of lowest U - dmu N that was met."""
+
+    def __init__(self, delta_mu: np.ndarray, n_sites: int) -> None:
+        self.delta_mu = delta_mu
+        self.value = np.full(len(delta_mu), np.inf)
+        self.spins = np.ones((len(delta_mu), n_sites), dtype=np.int8)
+
+    def update(self, chains: LockstepChains) -> None:
+        grand = chains.energies()[:, None] - self.delta_mu * chains.n_plus()[:, None]
+        best = grand.argmin(axis=0)
+        value = grand[best, np.arange(len(best))]
+        better = value < self.value - 1e-9 * np.abs(value)
+        if better.any():
+            self.value[better] = value[better]
+            self.spins[better] = chains.spins[best[better]]
