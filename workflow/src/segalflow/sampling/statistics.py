@@ -88,8 +88,8 @@ def bennett_ratio(
 def unseen_excitation(independent: np.ndarray, n_sites: int, kt: np.ndarray | float) -> dict[str, np.ndarray]:
     """Return what one excitation too rare to have been drawn would change each estimate by.
 
-    Samples that never left a perfect ground state have no spread, which is no error of zero: of n independent samples of
-    N sites an excitation with a share below 1/n stays unseen. It costs about ``kT ln(nN)``; met once it would have
+    Samples that never left a perfect ground state have no spread, which is no error of zero: of n independent samples
+    of N sites an excitation with a share below 1/n stays unseen. It costs about ``kT ln(nN)``; met once it would have
     changed x by 1/(nN), the energy per site by ``kT ln(nN)/(nN)``, the heat capacity by ``ln(nN)^2/(nN)``, the
     susceptibility by ``1/(kT nN)`` and log Z by 1/n. Where excitations are common it is negligible.
 
