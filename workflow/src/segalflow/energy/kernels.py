@@ -4,15 +4,29 @@ Byte 1 means spin -1, so a product of spins is an exclusive or of bytes, and the
 255 monomials that share one coefficient is a sum of bytes that cannot carry into its neighbour. Every loop over words
 or lanes is a plain loop over contiguous memory that LLVM turns into vector instructions; words (not bytes) are used
 for counting because numba widens small integers. Nothing here allocates inside a step.
+
+Where there are enough chains, the rows are kept a second time with one bit a chain, and `segalflow.energy.bitslice`
+counts on those; its counts are the same bytes.
 """
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import numba
 import numpy as np
 
+from segalflow.energy.bitslice import count_products, pack_row
+
+# Decorations of one block or of all: `words` uint64 (..., n_rows, lanes / 8), eight chains a word; `row_bytes` the same
+# memory as uint8 (..., n_rows, lanes); `bits` uint64 (..., n_rows, lanes / 64), or no columns where bytes are counted.
+Rows = namedtuple("Rows", "words row_bytes bits")
+
+# Groups of monomials (`segalflow.energy.lockstep.GroupTable`) with their coefficients ready for use.
+Groups = namedtuple("Groups", "start n_others n_packs position factor base index")
+
 MAX_COUNT = 252
-"""Most monomials in a counting group: a multiple of `PACK` that fits a byte."""
+"""Most monomials in a counting group: fits a byte."""
 PACK = 4
 """Monomials counted together; groups are padded with an all-zero row, which never counts."""
 
@@ -87,17 +101,19 @@ def _count_group(rows, width, index, position, n_others, n_packs, counts):  # pr
 
 
 @numba.njit(cache=True)
-def doubled_field(
-    rows, site, start, n_others, n_packs, position, factor, base, index, counts, count_bytes, field
-):  # pragma: no cover - compiled
+def doubled_field(words, bits, site, groups, counts, count_bytes, field):  # pragma: no cover - compiled
     """Write 2 h of one site for the lanes of one block: ``base - 2 sum_groups factor * count``, float32."""
     lanes = field.shape[0]
-    constant = base[site]
+    constant = groups.base[site]
+    sliced = bits.shape[1] > 0
     for lane in range(lanes):
         field[lane] = constant
-    for g in range(start[site], start[site + 1]):
-        _count_group(rows, lanes, index, position[g], n_others[g], n_packs[g], counts)
-        coefficient = factor[g]
+    for g in range(groups.start[site], groups.start[site + 1]):
+        if sliced:
+            count_products(bits, groups.index, groups.position[g], groups.n_others[g], groups.n_packs[g], counts)
+        else:
+            _count_group(words, lanes, groups.index, groups.position[g], groups.n_others[g], groups.n_packs[g], counts)
+        coefficient = groups.factor[g]
         for lane in range(lanes):
             field[lane] += coefficient * np.float32(count_bytes[lane])
 
@@ -142,15 +158,13 @@ def shuffle(order, state):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def sweep_blocks(
-    rows, row_bytes, orders, start, n_others, n_packs, position, factor, base, index,
-    beta, dmu, heat_bath, state, accepted,
-):  # pragma: no cover - compiled  # fmt: skip
+def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  # pragma: no cover - compiled
     """Visit the sites of `orders` (n_sweeps, n_sites) in every block; count accepted flips per lane.
 
     `beta` is log2(e)/kT and `dmu` the chemical-potential difference, float32 (blocks, lanes).
     """
-    n_blocks, _, lanes = row_bytes.shape
+    n_blocks, _, lanes = rows.row_bytes.shape
+    sliced = rows.bits.shape[2] > 0
     counts = np.zeros(lanes // 8, np.uint64)
     count_bytes = counts.view(np.uint8)
     words = np.zeros(lanes // 2, np.uint64)
@@ -162,26 +176,13 @@ def sweep_blocks(
     scale = exponent.view(np.float32)
     hits = np.zeros(lanes, np.uint32)
     for block in range(n_blocks):
-        block_rows, block_bytes = rows[block], row_bytes[block]
+        block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]
         block_beta, block_dmu, block_state = beta[block], dmu[block], state[block]
         hits[:] = 0
         for n in range(orders.shape[0]):
             for visit in range(orders.shape[1]):
                 site = orders[n, visit]
-                doubled_field(
-                    block_rows,
-                    site,
-                    start,
-                    n_others,
-                    n_packs,
-                    position,
-                    factor,
-                    base,
-                    index,
-                    counts,
-                    count_bytes,
-                    field,
-                )
+                doubled_field(block_words, block_bits, site, groups, counts, count_bytes, field)
                 draw_words(block_state, words)
                 here = block_bytes[site]
                 # log2 of exp(-change/kT); change of U - dmu N on flipping is -s (2h - dmu)
@@ -206,40 +207,44 @@ def sweep_blocks(
                         flip = np.uint8(uniform < mantissa[lane] * scale[lane])
                         here[lane] ^= flip
                         hits[lane] += flip
+                if sliced:
+                    pack_row(block_words[site], block_bits[site])
         for lane in range(lanes):
             accepted[block, lane] += hits[lane]
 
 
 @numba.njit(cache=True)
-def block_energies(
-    rows, n_others, n_packs, position, coefficient, index, constant, energies
-):  # pragma: no cover - compiled
-    """Write exact total energies (blocks, lanes): integer counts of every group times float64 coefficients."""
+def block_energies(rows, groups, constant, energies):  # pragma: no cover - compiled
+    """Write exact total energies (blocks, lanes): integer counts of every group times float64 factors."""
     lanes = energies.shape[1]
+    sliced = rows.bits.shape[2] > 0
     counts = np.zeros(lanes // 8, np.uint64)
     count_bytes = counts.view(np.uint8)
-    for block in range(rows.shape[0]):
-        block_rows, total = rows[block], energies[block]
+    for block in range(energies.shape[0]):
+        words, bits, total = rows.words[block], rows.bits[block], energies[block]
         total[:] = constant
-        for g in range(n_others.shape[0]):
-            _count_group(block_rows, lanes, index, position[g], n_others[g], n_packs[g], counts)
-            value = coefficient[g]
+        for g in range(groups.n_others.shape[0]):
+            position, n_others, n_packs = groups.position[g], groups.n_others[g], groups.n_packs[g]
+            if sliced:
+                count_products(bits, groups.index, position, n_others, n_packs, counts)
+            else:
+                _count_group(words, lanes, groups.index, position, n_others, n_packs, counts)
+            value = groups.factor[g]
             for lane in range(lanes):
-                total[lane] -= value * np.float64(count_bytes[lane])
+                total[lane] += value * np.float64(count_bytes[lane])
 
 
 @numba.njit(cache=True)
-def block_fields(rows, start, n_others, n_packs, position, factor, base, index, fields):  # pragma: no cover - compiled
+def block_fields(rows, groups, fields):  # pragma: no cover - compiled
     """Write h of every site, float32 (blocks, n_sites, lanes)."""
     lanes = fields.shape[2]
     counts = np.zeros(lanes // 8, np.uint64)
     count_bytes = counts.view(np.uint8)
-    for block in range(rows.shape[0]):
+    for block in range(fields.shape[0]):
+        words, bits = rows.words[block], rows.bits[block]
         for site in range(fields.shape[1]):
             field = fields[block, site]
-            doubled_field(
-                rows[block], site, start, n_others, n_packs, position, factor, base, index, counts, count_bytes, field
-            )
+            doubled_field(words, bits, site, groups, counts, count_bytes, field)
             for lane in range(lanes):
                 field[lane] *= np.float32(0.5)
 
@@ -271,16 +276,16 @@ def swap_lanes(row_bytes, n_sites, first, second):  # pragma: no cover - compile
 
 @numba.njit(cache=True)
 def biased_sweeps(
-    rows, row_bytes, orders, start, n_others, n_packs, position, factor, base, index,
-    beta, state, n_plus, bias_row, bias, visits, deposit, accepted,
-):  # pragma: no cover - compiled  # fmt: skip
+    rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, accepted
+):  # pragma: no cover - compiled
     """Heat-bath sweeps of exp(-U/kT - bias[n_plus]); every step adds `deposit` to the bias and 1 to the visits.
 
     `n_plus` and `bias_row` are int64 (blocks, lanes): the composition and the row of `bias` (float64
     (n_bias, n_sites + 1)) a lane uses; lanes with ``bias_row < 0`` are padding. `visits` is int64
     (blocks, lanes, n_sites + 1).
     """
-    n_blocks, _, lanes = row_bytes.shape
+    n_blocks, _, lanes = rows.row_bytes.shape
+    sliced = rows.bits.shape[2] > 0
     highest = bias.shape[1] - 1
     counts = np.zeros(lanes // 8, np.uint64)
     count_bytes = counts.view(np.uint8)
@@ -296,7 +301,7 @@ def biased_sweeps(
     step_down = np.zeros(lanes, np.float32)
     log2e = np.float32(1.4426950408889634)
     for block in range(n_blocks):
-        block_rows, block_bytes = rows[block], row_bytes[block]
+        block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]
         block_beta, block_state = beta[block], state[block]
         plus, row_of = n_plus[block], bias_row[block]
         for lane in range(lanes):
@@ -307,20 +312,7 @@ def biased_sweeps(
         for sweep in range(orders.shape[0]):
             for visit in range(orders.shape[1]):
                 site = orders[sweep, visit]
-                doubled_field(
-                    block_rows,
-                    site,
-                    start,
-                    n_others,
-                    n_packs,
-                    position,
-                    factor,
-                    base,
-                    index,
-                    counts,
-                    count_bytes,
-                    field,
-                )
+                doubled_field(block_words, block_bits, site, groups, counts, count_bytes, field)
                 draw_words(block_state, words)
                 here = block_bytes[site]
                 for lane in range(lanes):
@@ -334,6 +326,8 @@ def biased_sweeps(
                     flip = np.uint8(uniform * (_ONE + mantissa[lane] * scale[lane]) < _ONE)
                     flips[lane] = flip
                     here[lane] ^= flip
+                if sliced:
+                    pack_row(block_words[site], block_bits[site])
                 for lane in range(lanes):
                     r = row_of[lane]
                     if r < 0:

@@ -8,11 +8,12 @@ alone and the chains independent given the sequence.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from segalflow.energy import kernels
+from segalflow.energy import bitslice, kernels
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError, suggest
 
@@ -20,18 +21,22 @@ RULES = {"metropolis": False, "heat_bath": True}
 """Acceptance rules and whether they are the heat bath: flips by min(1, e^-d) or by 1/(1+e^d), d = change/kT."""
 
 MAX_LANES = 256
-"""Chains in a block: 256 bytes a site keep a 128-site block and its neighbour rows in the first-level cache."""
+"""Chains in a block of bytes: 256 bytes a site keep a 128-site block and its neighbours in the first-level cache."""
+MAX_SLICED_LANES = 1024
+"""Chains in a block of bits: a site's list of monomials is read once for all of them."""
+MAX_IDLE = 0.35
+"""Bits are used where padding to whole vectors leaves at most this share of them idle, relative to the chains."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupTable:
-    """Monomials of equal coefficient and order, in packs of `kernels.PACK` padded with the all-zero row.
+    """Monomials of equal coefficient and order, in packs padded with the all-zero row.
 
     Attributes:
         start: groups of site i are ``start[i]:start[i+1]``, shape (n_sites + 1,) (energy table: all groups at once).
         n_others, n_packs, position: per group: sites in a monomial, packs, first entry in `index`.
         coefficient: per group, eV.
-        index: row numbers, pack by pack, the first site of the four monomials, then the second, ...
+        index: row numbers, pack by pack, the first site of its monomials, then the second, ...
         base: per site: sum of the coefficients of its monomials (all spins +1), eV.
     """
 
@@ -44,70 +49,104 @@ class GroupTable:
     base: np.ndarray
 
 
-def group_monomials(n_rows: int, monomials: list[list[tuple[float, np.ndarray]]]) -> GroupTable:
+def group_monomials(
+    n_rows: int, n_owners: int, monomials: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], pack: int
+) -> GroupTable:
     """Pack monomials for counting.
 
     Args:
         n_rows: number of real rows; row `n_rows` is the all-zero row.
-        monomials: per site (or one list for energies) pairs of coefficients (n,) and other sites (n, k), one per k.
+        n_owners: number of lists of groups (sites; or 1 for energies).
+        monomials: one entry per number k of other sites: owners (n,), coefficients (n,), numbers that are equal where
+            coefficients are (n,), and other sites (n, k).
+        pack: monomials in a pack.
     """
-    start, n_others, n_packs, position, coefficient, base = [0], [], [], [], [], []
-    index: list[np.ndarray] = []
+    owners, others_of, packs_of, starts, values, indices = [], [], [], [], [], []
+    base = np.zeros(n_owners)
     length = 0
-    for by_order in monomials:
-        total = 0.0
-        for values, others in by_order:
-            total += float(np.sum(values))
-            k = others.shape[1]
-            if k == 0 or not len(values):
-                continue
-            # Sums of equal ECIs in another order differ in the last bits: 11 significant digits decide equality.
-            keys = np.array([float(f"{v:.10e}") for v in values])
-            for key in np.unique(keys):
-                chosen = np.flatnonzero(keys == key)
-                for piece in np.split(chosen, range(kernels.MAX_COUNT, len(chosen), kernels.MAX_COUNT)):
-                    packs = -(-len(piece) // kernels.PACK)
-                    padded = np.full((packs * kernels.PACK, k), n_rows, dtype=np.uint32)
-                    padded[: len(piece)] = others[piece]
-                    flat = padded.reshape(packs, kernels.PACK, k).transpose(0, 2, 1).ravel()
-                    n_others.append(k)
-                    n_packs.append(packs)
-                    position.append(length)
-                    coefficient.append(float(np.mean(values[piece])))
-                    index.append(flat)
-                    length += len(flat)
-        base.append(total)
-        start.append(len(n_others))
+    for owner, value, kind, others in monomials:
+        base += np.bincount(owner, weights=value, minlength=n_owners)
+        k = others.shape[1]
+        if k == 0 or not len(value):
+            continue
+        key = owner.astype(np.int64) * (int(kind.max()) + 1) + kind
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        rank = np.arange(len(key)) - np.repeat(first, np.diff(first, append=len(key)))
+        opens = np.flatnonzero(rank % kernels.MAX_COUNT == 0)  # pieces of a group, each small enough to count
+        size = np.diff(opens, append=len(key))
+        n_packs = -(-size // pack)
+        start = length + np.concatenate([[0], np.cumsum(n_packs[:-1])]) * (pack * k)
+        index = np.full(int(n_packs.sum()) * pack * k, n_rows, dtype=np.uint32)
+        rank %= kernels.MAX_COUNT
+        place = np.repeat(start - length, size) + (rank // pack) * (pack * k) + rank % pack
+        for j in range(k):
+            index[place + j * pack] = others[order, j]
+        owners.append(owner[order[opens]])
+        others_of.append(np.full(len(opens), k))
+        packs_of.append(n_packs)
+        starts.append(start)
+        values.append(np.add.reduceat(value[order], opens) / size)
+        indices.append(index)
+        length += len(index)
+    if not owners:
+        none = np.zeros(0, dtype=np.int64)
+        return GroupTable(np.zeros(n_owners + 1, np.int64), none, none, none, np.zeros(0), np.zeros(0, np.uint32), base)
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
     return GroupTable(
-        np.array(start, dtype=np.int64),
-        np.array(n_others, dtype=np.int64),
-        np.array(n_packs, dtype=np.int64),
-        np.array(position, dtype=np.int64),
-        np.array(coefficient, dtype=float),
-        np.concatenate(index) if index else np.zeros(0, np.uint32),
-        np.array(base, dtype=float),
+        np.searchsorted(owner[order], np.arange(n_owners + 1)).astype(np.int64),
+        np.concatenate(others_of)[order].astype(np.int64),
+        np.concatenate(packs_of)[order].astype(np.int64),
+        np.concatenate(starts)[order].astype(np.int64),
+        np.concatenate(values)[order],
+        np.concatenate(indices),
+        base,
     )
 
 
-def site_groups(model: SpinPolynomial) -> GroupTable:
+def _kinds(values: np.ndarray) -> np.ndarray:
+    """Number coefficients so that equal ones share a number.
+
+    Sums of equal ECIs in another order differ in the last bits: 11 significant digits decide equality.
+    """
+    scale = 10.0 ** (10 - np.floor(np.log10(np.abs(values))))
+    return np.unique(np.round(values * scale) / scale, return_inverse=True)[1].ravel()
+
+
+def site_groups(model: SpinPolynomial, pack: int) -> GroupTable:
     """Return the groups of every site's other spins (for local fields)."""
-    table = model.site_table
-    monomials = []
-    for site in range(model.n_sites):
-        rows = slice(int(table.start[site]), int(table.start[site + 1]))
-        counts = table.n_others[rows]
-        monomials.append(
-            [
-                (table.coefficient[rows][counts == k], table.others[rows][counts == k][:, :k])
-                for k in np.unique(counts).tolist()
-            ]
-        )
-    return group_monomials(model.n_sites, monomials)
+
+    def monomials() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        for order, (members, values) in enumerate(zip(model.members, model.coefficients, strict=True), start=1):
+            if len(values):
+                others = np.concatenate([np.delete(members, column, axis=1) for column in range(order)])
+                yield members.T.ravel(), np.tile(values, order), np.tile(_kinds(values), order), others
+
+    return group_monomials(model.n_sites, model.n_sites, monomials(), pack)
 
 
-def energy_groups(model: SpinPolynomial) -> GroupTable:
+def energy_groups(model: SpinPolynomial, pack: int) -> GroupTable:
     """Return the groups of all monomials (for total energies)."""
-    return group_monomials(model.n_sites, [list(zip(model.coefficients, model.members, strict=True))])
+    monomials = [
+        (np.zeros(len(values), dtype=np.int64), values, _kinds(values), members)
+        for members, values in zip(model.members, model.coefficients, strict=True)
+    ]
+    return group_monomials(model.n_sites, 1, monomials, pack)
+
+
+def _pays_to_slice(model: SpinPolynomial, n_chains: int) -> bool:
+    """Whether bits count faster than bytes: enough chains to fill the vectors, and products it has code for."""
+    idle = -n_chains % bitslice.CHUNK
+    return model.max_order <= bitslice.MAX_OTHERS and idle <= MAX_IDLE * n_chains
+
+
+def _with_factor(table: GroupTable, factor: np.ndarray, base: np.ndarray) -> kernels.Groups:
+    """Groups as the kernels take them: factors and site constants in the precision they are used in."""
+    return kernels.Groups(
+        table.start, table.n_others, table.n_packs, table.position, factor, base.astype(factor.dtype), table.index
+    )
 
 
 def seed_states(seed: int, n_generators: int) -> np.ndarray:
@@ -152,13 +191,18 @@ class LockstepChains:
         self.n_chains = int(np.size(temperature))
         if self.n_chains == 0:
             raise SamplingError("lock-step chains: no temperatures were given")
-        self._blocks = -(-self.n_chains // MAX_LANES)
-        self._lanes = 32 * -(-self.n_chains // (32 * self._blocks))
-        self._sites, self._energy = site_groups(model), energy_groups(model)
-        self._factor = (-4.0 * self._sites.coefficient).astype(np.float32)
-        self._base = (2.0 * self._sites.base).astype(np.float32)
-        self._rows = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 8), dtype=np.uint64)
-        self._bytes = self._rows.view(np.uint8)
+        self._sliced = _pays_to_slice(model, self.n_chains)
+        unit, most = (bitslice.CHUNK, MAX_SLICED_LANES) if self._sliced else (32, MAX_LANES)
+        self._blocks = -(-self.n_chains // most)
+        self._lanes = unit * -(-self.n_chains // (unit * self._blocks))
+        pack = bitslice.PACK if self._sliced else kernels.PACK
+        sites, totals = site_groups(model, pack), energy_groups(model, pack)
+        self._sites = _with_factor(sites, (-4.0 * sites.coefficient).astype(np.float32), np.float32(2.0) * sites.base)
+        self._totals = _with_factor(totals, -2.0 * totals.coefficient, totals.base)
+        words = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 8), dtype=np.uint64)
+        bits = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 64 if self._sliced else 0), dtype=np.uint64)
+        self._rows = kernels.Rows(words, words.view(np.uint8), bits)
+        self._bytes = self._rows.row_bytes
         states = seed_states(seed, 1 + self._blocks * (self._lanes // 2))
         self._order_state = np.ascontiguousarray(states[:, :1])
         self._state = np.ascontiguousarray(states[:, 1:].reshape(4, self._blocks, -1).transpose(1, 0, 2))
@@ -211,6 +255,12 @@ class LockstepChains:
         padded = np.zeros((self._blocks * self._lanes, self.model.n_sites), dtype=np.uint8)
         padded[: self.n_chains] = spins < 0
         self._bytes[:, :-1] = padded.reshape(self._blocks, self._lanes, -1).transpose(0, 2, 1)
+        self._slice()
+
+    def _slice(self) -> None:
+        """Bring the bits in step with the bytes."""
+        if self._sliced:
+            bitslice.pack_rows(self._rows.words, self._rows.bits)
 
     def n_plus(self) -> np.ndarray:
         """Return the number of +1 spins (species 1) of every chain, int64 (n_chains,)."""
@@ -221,22 +271,14 @@ class LockstepChains:
     # ---- energies ---------------------------------------------------------------------------------------------
     def energies(self) -> np.ndarray:
         """Return exact total energies U, float64 (n_chains,)."""
-        table = self._energy
         out = np.empty((self._blocks, self._lanes))
-        constant = self.model.constant + float(table.base[0])
-        kernels.block_energies(
-            self._rows, table.n_others, table.n_packs, table.position, 2 * table.coefficient, table.index, constant, out
-        )
+        kernels.block_energies(self._rows, self._totals, self.model.constant + float(self._totals.base[0]), out)
         return out.ravel()[: self.n_chains].copy()
 
     def local_fields(self) -> np.ndarray:
         """Return h with ``U = s_i h_i + rest``, float32 (n_chains, n_sites)."""
-        table = self._sites
         out = np.empty((self._blocks, self.model.n_sites, self._lanes), dtype=np.float32)
-        kernels.block_fields(
-            self._rows, table.start, table.n_others, table.n_packs, table.position,
-            self._factor, self._base, table.index, out,
-        )  # fmt: skip
+        kernels.block_fields(self._rows, self._sites, out)
         return np.ascontiguousarray(out.transpose(0, 2, 1).reshape(-1, self.model.n_sites)[: self.n_chains])
 
     # ---- moves ------------------------------------------------------------------------------------------------
@@ -252,11 +294,9 @@ class LockstepChains:
         n_sites = self.model.n_sites
         orders = self._orders(n)
         accepted = np.zeros((self._blocks, self._lanes), dtype=np.int64)
-        table = self._sites
         kernels.sweep_blocks(
-            self._rows, self._bytes, orders, table.start, table.n_others, table.n_packs, table.position,
-            self._factor, self._base, table.index, self._beta, self._dmu, RULES[self.rule], self._state, accepted,
-        )  # fmt: skip
+            self._rows, orders, self._sites, self._beta, self._dmu, RULES[self.rule], self._state, accepted
+        )
         self.energy_evaluations += n * n_sites * self.n_chains
         return accepted.ravel()[: self.n_chains] / max(n * n_sites, 1)
 
@@ -282,11 +322,9 @@ class LockstepChains:
         shape = (self._blocks, self._lanes)
         seen = np.zeros((*shape, n_sites + 1), dtype=np.int64)
         accepted = np.zeros(shape, dtype=np.int64)
-        table = self._sites
         kernels.biased_sweeps(
-            self._rows, self._bytes, orders, table.start, table.n_others, table.n_packs, table.position,
-            self._factor, self._base, table.index, self._beta, self._state, plus.reshape(shape),
-            rows.reshape(shape), bias, seen, float(deposit), accepted,
+            self._rows, orders, self._sites, self._beta, self._state, plus.reshape(shape), rows.reshape(shape), bias,
+            seen, float(deposit), accepted,
         )  # fmt: skip
         visits += seen.reshape(size, -1)[: self.n_chains]
         self.energy_evaluations += n * n_sites * self.n_chains
@@ -295,6 +333,7 @@ class LockstepChains:
     def swap(self, first: np.ndarray, second: np.ndarray) -> None:
         """Swap the decorations of chains ``first[k]`` and ``second[k]``."""
         kernels.swap_lanes(self._bytes, self.model.n_sites, np.asarray(first, np.int64), np.asarray(second, np.int64))
+        self._slice()
 
     # ---- resuming ---------------------------------------------------------------------------------------------
     def state(self) -> dict[str, np.ndarray]:
@@ -325,6 +364,7 @@ class LockstepChains:
         self.set_conditions(state["temperature"], state["delta_mu"])
         self.set_spins(1 - 2 * state["negative"].astype(np.int8))
         self._bytes[-1, :-1] = state["padding"]
+        self._slice()
         self._order_state[:] = state["order_state"]
         self._state[:] = state["lane_state"]
         self.energy_evaluations = int(state["energy_evaluations"])

@@ -161,34 +161,74 @@ def polynomial_from_terms(
     energy_unit: str = "eV",
 ) -> SpinPolynomial:
     """Return the polynomial of ``{sorted site tuple: coefficient}``; zero coefficients are dropped."""
-    highest = max((len(t) for t in terms), default=1)
-    members, coefficients = [], []
-    for order in range(1, highest + 1):
-        rows = sorted((t, c) for t, c in terms.items() if len(t) == order and c != 0.0)
-        members.append(np.array([t for t, _ in rows], dtype=np.int32).reshape(len(rows), order))
-        coefficients.append(np.array([c for _, c in rows], dtype=float))
-    return SpinPolynomial(n_sites, constant, tuple(members), tuple(coefficients), boltzmann, energy_unit)
+    collected = _Monomials(n_sites)
+    for order in {len(t) for t in terms}:
+        chosen = [t for t in terms if len(t) == order]
+        collected.add(np.array(chosen, dtype=np.int64), np.array([terms[t] for t in chosen]))
+    collected.constant += constant
+    return collected.polynomial(boltzmann, energy_unit, tiny=0.0)
 
 
-def _merge(sites: np.ndarray, weights: np.ndarray, terms: dict[tuple[int, ...], float]) -> float:
-    """Reduce monomials (rows of sites) by s^2 = 1 and add them to `terms`; return what became constant."""
-    sites = np.sort(sites, axis=1)
-    constant = 0.0
-    unique, inverse = np.unique(sites, axis=0, return_inverse=True)
-    summed = np.bincount(inverse.ravel(), weights=weights, minlength=len(unique))
-    for row, weight in zip(unique.tolist(), summed.tolist(), strict=True):
-        left: list[int] = []
-        for site in row:
-            if left and left[-1] == site:
-                left.pop()
-            else:
-                left.append(site)
-        if left:
-            key = tuple(left)
-            terms[key] = terms.get(key, 0.0) + weight
-        else:
-            constant += weight
-    return constant
+class _Monomials:
+    """Monomials collected with s^2 = 1 and merged at the end."""
+
+    def __init__(self, n_sites: int) -> None:
+        self.n_sites = n_sites
+        self.constant = 0.0
+        self.rows: dict[int, list[np.ndarray]] = {}
+        self.values: dict[int, list[np.ndarray]] = {}
+
+    def add(self, sites: np.ndarray, values: np.ndarray) -> None:
+        """Add monomials: sites (n, k) in any order, repeated ones allowed, and coefficients (n,)."""
+        order = sites.shape[1]
+        if order == 0:
+            self.constant += float(values.sum())
+            return
+        sites = np.sort(sites, axis=1)
+        repeated = sites[:, 1:] == sites[:, :-1]
+        wrapped = repeated.any(axis=1)
+        if wrapped.any():
+            # The first pair of equal neighbours cancels; what is left may hold another.
+            rows, first = sites[wrapped], repeated[wrapped].argmax(axis=1)
+            columns = np.arange(order)
+            keep = (columns != first[:, None]) & (columns != first[:, None] + 1)
+            self.add(rows[keep].reshape(len(rows), order - 2), values[wrapped])
+            sites, values = sites[~wrapped], values[~wrapped]
+        self.rows.setdefault(order, []).append(sites.astype(np.int32))
+        self.values.setdefault(order, []).append(values)
+
+    def polynomial(self, boltzmann: float, energy_unit: str, tiny: float) -> SpinPolynomial:
+        """Merge equal monomials; those of at most `tiny` times the largest coefficient are dropped."""
+        members, coefficients = [], []
+        for order in range(1, max(self.rows, default=1) + 1):
+            rows = np.concatenate(self.rows.get(order) or [np.zeros((0, order), np.int32)])
+            unique, inverse = _unique_rows(rows, self.n_sites)
+            values = np.concatenate(self.values.get(order) or [np.zeros(0)])
+            members.append(unique)
+            coefficients.append(np.bincount(inverse, weights=values, minlength=len(unique)))
+        largest = max((float(np.abs(c).max()) for c in coefficients if len(c)), default=0.0)
+        kept = [np.abs(c) > tiny * largest for c in coefficients]
+        return SpinPolynomial(
+            self.n_sites,
+            self.constant,
+            tuple(m[k] for m, k in zip(members, kept, strict=True)),
+            tuple(c[k] for c, k in zip(coefficients, kept, strict=True)),
+            boltzmann,
+            energy_unit,
+        )
+
+
+def _unique_rows(rows: np.ndarray, n_sites: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows in lexicographic order and each row's number among them."""
+    order = rows.shape[1]
+    if order * np.log2(max(n_sites, 2)) >= 62:
+        unique, inverse = np.unique(rows, axis=0, return_inverse=True)
+        return unique, inverse.ravel()
+    keys = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        keys = keys * n_sites + column
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], inverse.ravel()
 
 
 def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynomial:
@@ -205,12 +245,11 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
         raise ExpansionError("spin polynomials need one sublattice of two species")
     low, high = expansion.point_functions[0][0]
     mean, half = (low + high) / 2, (high - low) / 2  # point function = mean + half * spin
-    terms: dict[tuple[int, ...], float] = {}
-    constant = 0.0
+    collected = _Monomials(cell.n_sites)
     for cluster in expansion.clusters:
         weight = cluster.eci * cell.n_sites / (cell.n_cells * cluster.multiplicity)
         if cluster.order == 0:
-            constant += cluster.eci * cell.n_sites
+            collected.constant += cluster.eci * cell.n_sites
             continue
         moved = cell.offsets[:, None, None, :] + cluster.figures[None, :, :, 1:]
         sites = cell.site_index(cluster.figures[None, :, :, 0], moved).reshape(-1, cluster.order)
@@ -220,26 +259,20 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
             if factor == 0.0:
                 continue
             for chosen in itertools.combinations(range(cluster.order), size):
-                if size == 0:
-                    constant += weight * factor * len(sites)
-                else:
-                    constant += _merge(sites[:, chosen], np.full(len(sites), weight * factor), terms)
-    largest = max((abs(v) for v in terms.values()), default=0.0)
-    kept = {t: v for t, v in terms.items() if abs(v) > 1e-14 * largest}
-    return polynomial_from_terms(cell.n_sites, constant, kept)
+                collected.add(sites[:, chosen], np.full(len(sites), weight * factor))
+    return collected.polynomial(BOLTZMANN_EV_PER_K, "eV", tiny=1e-14)
 
 
 def ising_polynomial(cell: Supercell, coupling: float = 1.0) -> SpinPolynomial:
     """Return ``U = -J sum_<ij> s_i s_j`` over nearest neighbours of a cell (J = k_B = 1 units)."""
     shells = _nearest_neighbours(cell)
-    terms: dict[tuple[int, ...], float] = {}
-    constant = 0.0
+    collected = _Monomials(cell.n_sites)
     for offset in shells:
         sites = np.column_stack(
             [np.arange(cell.n_sites), cell.site_index(cell.sites[:, 0], cell.sites[:, 1:] + offset)]
         )
-        constant += _merge(sites, np.full(cell.n_sites, -coupling / 2), terms)
-    return polynomial_from_terms(cell.n_sites, constant, terms, boltzmann=1.0, energy_unit="J")
+        collected.add(sites, np.full(cell.n_sites, -coupling / 2))
+    return collected.polynomial(boltzmann=1.0, energy_unit="J", tiny=1e-14)
 
 
 def _nearest_neighbours(cell: Supercell) -> Sequence[np.ndarray]:
