@@ -214,6 +214,58 @@ def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  
 
 
 @numba.njit(cache=True)
+def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover - compiled
+    """Heat-bath swaps of the spins on `pairs` (n_sweeps, n_pairs, 2) in every block; count accepted swaps per lane.
+
+    Lanes whose two spins are equal stay. The energy change is that of flipping the first site, and then the second in
+    the decoration with the first one flipped.
+    """
+    n_blocks, _, lanes = rows.row_bytes.shape
+    sliced = rows.bits.shape[2] > 0
+    counts = np.zeros(lanes // 8, np.uint64)
+    count_bytes = counts.view(np.uint8)
+    words = np.zeros(lanes // 2, np.uint64)
+    random = words.view(np.uint32)
+    first_field = np.zeros(lanes, np.float32)
+    field = np.zeros(lanes, np.float32)
+    argument = np.zeros(lanes, np.float32)
+    mantissa = np.zeros(lanes, np.float32)
+    exponent = np.zeros(lanes, np.int32)
+    scale = exponent.view(np.float32)
+    unequal = np.zeros(lanes, np.uint8)
+    for block in range(n_blocks):
+        block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]
+        block_beta, block_state = beta[block], state[block]
+        for sweep in range(pairs.shape[0]):
+            for k in range(pairs.shape[1]):
+                i, j = pairs[sweep, k, 0], pairs[sweep, k, 1]
+                at_i, at_j = block_bytes[i], block_bytes[j]
+                doubled_field(block_words, block_bits, i, groups, counts, count_bytes, first_field)
+                for lane in range(lanes):
+                    unequal[lane] = at_i[lane] ^ at_j[lane]
+                    at_i[lane] ^= unequal[lane]
+                if sliced:
+                    pack_row(block_words[i], block_bits[i])
+                doubled_field(block_words, block_bits, j, groups, counts, count_bytes, field)
+                draw_words(block_state, words)
+                for lane in range(lanes):
+                    # Where the spins differ, site i now has the old spin of j: its old sign is minus that of j.
+                    sign = _ONE - np.float32(at_j[lane]) - np.float32(at_j[lane])
+                    change = sign * (first_field[lane] - field[lane]) * block_beta[lane]
+                    argument[lane] = min(max(change, _LOW), _HIGH)
+                power_of_two(argument, mantissa, exponent)
+                for lane in range(lanes):
+                    uniform = np.float32(np.int32(random[lane] >> np.uint32(8))) * _STEP + _HALF_STEP
+                    swap = np.uint8(uniform * (_ONE + mantissa[lane] * scale[lane]) < _ONE) & unequal[lane]
+                    at_j[lane] ^= swap
+                    at_i[lane] ^= unequal[lane] ^ swap
+                    accepted[block, lane] += swap
+                if sliced:
+                    pack_row(block_words[i], block_bits[i])
+                    pack_row(block_words[j], block_bits[j])
+
+
+@numba.njit(cache=True)
 def block_energies(rows, groups, constant, energies):  # pragma: no cover - compiled
     """Write exact total energies (blocks, lanes): integer counts of every group times float64 factors."""
     lanes = energies.shape[1]

@@ -330,6 +330,21 @@ class LockstepChains:
         self.energy_evaluations += n * n_sites * self.n_chains
         return accepted.ravel()[: self.n_chains] / max(n * n_sites, 1)
 
+    def swap_sweep(self, n: int = 1) -> np.ndarray:
+        """Do `n` canonical heat-bath sweeps and return the accepted fraction, (n_chains,).
+
+        A sweep tries ``n_sites // 2`` swaps of the spins of two random sites, the same pairs in all chains; the
+        composition of every chain stays. The chains' delta_mu plays no part.
+        """
+        n_sites = self.model.n_sites
+        orders = self._orders(n)
+        pairs = np.ascontiguousarray(orders[:, : n_sites // 2 * 2].reshape(n, -1, 2))
+        accepted = np.zeros((self._blocks, self._lanes), dtype=np.int64)
+        kernels.swap_sweeps(self._rows, pairs, self._sites, self._beta, self._state, accepted)
+        # A swap takes two local fields.
+        self.energy_evaluations += 2 * n * pairs.shape[1] * self.n_chains
+        return accepted.ravel()[: self.n_chains] / max(n * pairs.shape[1], 1)
+
     def swap(self, first: np.ndarray, second: np.ndarray) -> None:
         """Swap the decorations of chains ``first[k]`` and ``second[k]``."""
         kernels.swap_lanes(self._bytes, self.model.n_sites, np.asarray(first, np.int64), np.asarray(second, np.int64))

@@ -7,6 +7,7 @@ onto themselves reduce by ``s^2 = 1`` and equal monomials are merged once, so sm
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,6 +152,16 @@ def _local_fields(spins, start, coefficient, n_others, others, fields):  # pragm
                     product *= spins[b, others[t, k]]
                 accumulated += coefficient[t] * product
             fields[b, i] = accumulated
+
+
+def model_fingerprint(model: SpinPolynomial) -> str:
+    """Return a hash of a polynomial's terms: equal for the same Hamiltonian on the same cell only."""
+    digest = hashlib.sha256(f"{model.n_sites} {model.constant:.12e}".encode())
+    for members, values in zip(model.members, model.coefficients, strict=True):
+        digest.update(np.ascontiguousarray(members, dtype=np.int32).tobytes())
+        # Sums of equal ECIs in another order differ in the last bits.
+        digest.update("".join(f"{v:.12e}" for v in values.tolist()).encode())
+    return digest.hexdigest()
 
 
 def polynomial_from_terms(
