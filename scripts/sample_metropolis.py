@@ -1,23 +1,19 @@
-"""Sweep the grid with semi-grand-canonical Metropolis chains, all conditions in lock step."""
+"""Sweep the grid with semi-grand-canonical chains, all conditions in lock step; their state is kept in `work/`."""
 
-from segalflow.cells import read_cell, read_grid
-from segalflow.energy.polynomial import place_expansion
-from segalflow.ensemble import source_attributes, write_ensemble
-from segalflow.expansion.hamiltonian import read_expansion
+from pathlib import Path
+
+from segalflow.ensemble import write_ensemble
+from segalflow.sampling.inputs import read_inputs
 from segalflow.sampling.metropolis import sample_metropolis
 from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
-    cell = read_cell(snakemake.input.cell)
-    grid = read_grid(snakemake.input.grid)
-    expansion = read_expansion(snakemake.input.model)
+    inputs = read_inputs(snakemake.input.model, snakemake.input.cell, snakemake.input.grid, snakemake.wildcards.cell)
     table = sample_metropolis(
-        place_expansion(expansion, cell),
-        cell.lattice.species[0],
-        grid.temperature,
-        grid.delta_mu,
+        *inputs.system,
         seed=snakemake.params.seed,
-        attributes=source_attributes(snakemake.wildcards.cell, expansion.reference, snakemake.input.model),
+        work=Path("work") / snakemake.wildcards.study / "metropolis" / snakemake.wildcards.cell,
+        attributes=inputs.attributes,
         **snakemake.params.settings,
     )
     write_ensemble(snakemake.output.table, table)

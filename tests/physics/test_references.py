@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from calibration import ESTIMATES, assert_calibrated
 
 from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion, polynomial_from_terms
 from segalflow.errors import SamplingError
@@ -12,34 +13,11 @@ from segalflow.sampling.metadynamics import sample_metadynamics
 from segalflow.sampling.metropolis import sample_metropolis
 from segalflow.sampling.statistics import autocorrelation_time, bennett_ratio
 
-ESTIMATES = ("log_z", "composition", "energy", "heat_capacity")
-
 
 @pytest.fixture(scope="module")
 def ising() -> SpinPolynomial:
     lattice = parent_lattice("square", 1.0, ("down", "up"))
     return ising_polynomial(Supercell(lattice, np.diag([4, 4, 1])))
-
-
-def z_scores(table, exact, name: str) -> np.ndarray:
-    z = ((table[name] - exact[name]) / table[f"{name}_stderr"]).values
-    z = z[..., 1] if name == "composition" else z
-    z = z[table["reliable"].values > 0]
-    assert np.all(np.isfinite(z))
-    return z
-
-
-def assert_calibrated(tables, exact, least_reliable: float) -> None:
-    """At least 99 % of all reliable estimates within 3 errors, and errors neither too large nor too small."""
-    together = []
-    for name in ESTIMATES:
-        z = np.concatenate([z_scores(table, exact, name) for table in tables])
-        assert 0.7 < np.sqrt(np.mean(z**2)) < 1.3, name
-        together.append(z)
-    together = np.concatenate(together)
-    assert np.mean(np.abs(together) <= 3) >= 0.99
-    for table in tables:
-        assert float(table["reliable"].mean()) >= least_reliable
 
 
 def test_exact_enumeration_of_four_sites_equals_the_sum_written_out():

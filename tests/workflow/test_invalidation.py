@@ -13,8 +13,8 @@ COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *BOUNDARIES}
 SNIS = {"sample_snis", "plot_ness", *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
-CHAINS = {"sample_metropolis", "sample_metadynamics", *TABLES}
-SAMPLERS = {"enumerate_exactly", *CHAINS, *TRAINING}
+LOCKSTEP = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan", *TABLES}
+SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
 DATASET = {"build_dataset", *FIT}
 
@@ -46,7 +46,7 @@ MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
-    "energy/lockstep.py": {*CHAINS, *TRAINING},
+    "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": {"plot_phase_diagram"},

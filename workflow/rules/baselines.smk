@@ -48,6 +48,106 @@ rule sample_metadynamics:
         "../../scripts/sample_metadynamics.py"
 
 
+rule sample_canonical:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/canonical.nc",
+    log:
+        "logs/{study}/sample_canonical/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_canonical/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_canonical.py"),
+        settings=for_cell("canonical"),
+        seed=seed("sample_canonical"),
+    script:
+        "../../scripts/sample_canonical.py"
+
+
+rule sample_vcsgc:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/vcsgc.nc",
+    log:
+        "logs/{study}/sample_vcsgc/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_vcsgc/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_vcsgc.py"),
+        settings=for_cell("vcsgc"),
+        seed=seed("sample_vcsgc"),
+    script:
+        "../../scripts/sample_vcsgc.py"
+
+
+rule sample_scan:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/scan.nc",
+    log:
+        "logs/{study}/sample_scan/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_scan/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_scan.py"),
+        settings=for_cell("scan"),
+        seed=seed("sample_scan"),
+    script:
+        "../../scripts/sample_scan.py"
+
+
+rule sample_wang_landau:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/wang_landau.nc",
+    log:
+        "logs/{study}/sample_wang_landau/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_wang_landau/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_wang_landau.py"),
+        settings=for_cell("wang_landau"),
+        seed=seed("sample_wang_landau"),
+    script:
+        "../../scripts/sample_wang_landau.py"
+
+
 rule enumerate_exactly:
     input:
         model=of_expansion("model.json"),

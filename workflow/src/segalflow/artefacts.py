@@ -167,3 +167,27 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
         raise ArtefactError(
             f"{path}: not a readable extended XYZ file ({error}); delete it and run again to have it remade"
         ) from None
+
+
+def write_state(path: str | Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
+    """Write the state of an unfinished run atomically: arrays as safetensors, everything else as JSON in its header."""
+    from safetensors.numpy import save_file
+
+    text = json.dumps(to_builtin(extra))
+    with atomic_path(path) as temporary:
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary, metadata={"extra": text})
+
+
+def read_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read the state of an unfinished run.
+
+    Raises:
+        ArtefactError: if the file is damaged.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(opened.metadata()["extra"])  # noqa: SIM118
+    except Exception as error:  # safetensors raises many kinds on a damaged file
+        raise ArtefactError(f"{path}: damaged state file ({error}); delete it to start from the beginning") from None

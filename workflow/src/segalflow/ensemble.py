@@ -42,6 +42,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         True,
     ),
     "susceptibility": (GRID, "1/eV", "1/J", "composition susceptibility d<x>/d(dmu) = var(N) / kT / sites", True),
+    "composition_up": (GRID, "1", "1", "fraction of species 1 on the branch of rising delta_mu", True),
+    "composition_down": (GRID, "1", "1", "fraction of species 1 on the branch of falling delta_mu", True),
     "ness": (GRID, "1", "1", "normalised effective sample size of the importance weights (of the q side)", False),
     "ness_p": (
         GRID,

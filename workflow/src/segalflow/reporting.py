@@ -22,6 +22,10 @@ METHOD_NAMES = {
     "snis": "importance sampling from SEGAL",
     "metropolis": "Metropolis Monte Carlo",
     "metadynamics": "metadynamics in composition",
+    "canonical": "canonical chains at every composition",
+    "vcsgc": "variance-constrained semi-grand-canonical chains",
+    "scan": "scans up and down",
+    "wang_landau": "Wang-Landau sampling",
     "exact": "exact enumeration",
 }
 

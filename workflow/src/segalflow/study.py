@@ -17,7 +17,7 @@ from segalflow.lattice import lattice_from_settings
 from segalflow.settings import check_settings, merged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
-CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics")
+CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau")
 
 
 def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:

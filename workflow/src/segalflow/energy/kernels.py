@@ -328,9 +328,11 @@ def swap_lanes(row_bytes, n_sites, first, second):  # pragma: no cover - compile
 
 @numba.njit(cache=True)
 def biased_sweeps(
-    rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, accepted
+    rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, tempering, accepted
 ):  # pragma: no cover - compiled
-    """Heat-bath sweeps of exp(-U/kT - bias[n_plus]); every step adds `deposit` to the bias and 1 to the visits.
+    """Heat-bath sweeps of exp(-U/kT - bias[n_plus]); every step adds to the bias and 1 to the visits.
+
+    It adds ``deposit exp(-tempering bias)``: well-tempered metadynamics where `tempering` is not zero.
 
     `n_plus` and `bias_row` are int64 (blocks, lanes): the composition and the row of `bias` (float64
     (n_bias, n_sites + 1)) a lane uses; lanes with ``bias_row < 0`` are padding. `visits` is int64
@@ -388,7 +390,10 @@ def biased_sweeps(
                         plus[lane] += 1 - 2 * np.int64(here[lane])
                         accepted[block, lane] += 1
                     n = plus[lane]
-                    bias[r, n] += deposit
+                    if tempering > 0.0:
+                        bias[r, n] += deposit * np.exp(-tempering * bias[r, n])
+                    else:
+                        bias[r, n] += deposit
                     visits[block, lane, n] += 1
                     step_up[lane] = (bias[r, min(n + 1, highest)] - bias[r, n]) * log2e
                     step_down[lane] = (bias[r, max(n - 1, 0)] - bias[r, n]) * log2e

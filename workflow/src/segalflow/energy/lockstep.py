@@ -301,7 +301,13 @@ class LockstepChains:
         return accepted.ravel()[: self.n_chains] / max(n * n_sites, 1)
 
     def biased_sweep(
-        self, n: int, bias: np.ndarray, bias_row: np.ndarray, deposit: float, visits: np.ndarray
+        self,
+        n: int,
+        bias: np.ndarray,
+        bias_row: np.ndarray,
+        deposit: float,
+        visits: np.ndarray,
+        tempering: float = 0.0,
     ) -> np.ndarray:
         """Do `n` heat-bath sweeps of ``exp(-U/kT - bias[row, n_plus])`` and return the accepted fraction, (n_chains,).
 
@@ -314,6 +320,8 @@ class LockstepChains:
             bias_row: integers (n_chains,), the row of each chain.
             deposit: what a visit adds to the bias; 0 keeps it.
             visits: int64 (n_chains, n_sites + 1), to which steps at each composition are added.
+            tempering: 1/(bias factor - 1) of well-tempered metadynamics, which shrinks deposits where the bias is
+                high; 0 deposits the same everywhere.
         """
         n_sites, size = self.model.n_sites, self._blocks * self._lanes
         orders = self._orders(n)
@@ -324,7 +332,7 @@ class LockstepChains:
         accepted = np.zeros(shape, dtype=np.int64)
         kernels.biased_sweeps(
             self._rows, orders, self._sites, self._beta, self._state, plus.reshape(shape), rows.reshape(shape), bias,
-            seen, float(deposit), accepted,
+            seen, float(deposit), float(tempering), accepted,
         )  # fmt: skip
         visits += seen.reshape(size, -1)[: self.n_chains]
         self.energy_evaluations += n * n_sites * self.n_chains

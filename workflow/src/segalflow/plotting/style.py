@@ -39,24 +39,33 @@ METHOD_COLOURS = {
     "snis": BLUE,
     "metropolis": VERMILION,
     "metadynamics": GREEN,
-    "tempering": PURPLE,
     "wang_landau": ORANGE,
+    "canonical": PURPLE,
+    "vcsgc": SKY,
+    "scan": GREY,
+    "transfer_matrix": BLACK,
 }
 METHOD_MARKERS = {
     "exact": "x",
     "snis": "o",
     "metropolis": "s",
     "metadynamics": "^",
-    "tempering": "D",
     "wang_landau": "v",
+    "canonical": "D",
+    "vcsgc": "P",
+    "scan": "<",
+    "transfer_matrix": "x",
 }
 METHOD_LABELS = {
     "exact": "exact",
     "snis": "SEGAL + SNIS",
     "metropolis": "Metropolis",
     "metadynamics": "metadynamics",
-    "tempering": "replica exchange",
     "wang_landau": "Wang-Landau",
+    "canonical": "canonical",
+    "vcsgc": "VCSGC",
+    "scan": "scan up and down",
+    "transfer_matrix": "transfer matrix",
 }
 _SPARE = (SKY, PURPLE, ORANGE, YELLOW)
 

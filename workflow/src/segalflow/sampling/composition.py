@@ -1,8 +1,90 @@
-"""Observables of every delta_mu from composition-resolved weights (exact sums, metadynamics)."""
+"""Observables of every delta_mu from weights by composition: exact sums, metadynamics, canonical chains, VCSGC."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.sampling.statistics import jackknife_error
+
+Estimate = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def estimate_with_errors(
+    model: SpinPolynomial, beta: np.ndarray, estimate: Estimate, walkers: int, n_samples: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return ensemble variables and their jackknife errors over independent walkers.
+
+    Args:
+        model: the energy.
+        beta: 1/kT, shape (n_temperatures,).
+        estimate: variables (with ``composition_log_weight``) from the walkers chosen by a mask, (walkers,).
+        walkers: number of walkers, at least 2.
+        n_samples: samples at each composition, all walkers, shape (n_temperatures, n_sites + 1).
+    """
+    everyone = np.ones(walkers, dtype=bool)
+    pooled = estimate(everyone)
+    left_out = [estimate(np.arange(walkers) != walker) for walker in range(walkers)]
+    errors = {}
+    for name in pooled:
+        stacked = np.stack([part[name] for part in left_out])
+        finite = np.all(np.isfinite(stacked), axis=0)
+        errors[name] = np.where(finite, jackknife_error(np.where(finite, stacked, 0.0)), np.nan)
+    # One unseen excitation per composition, as in `segalflow.sampling.metropolis`: rare events give no spread at all.
+    share = np.exp(pooled["composition_log_weight"])
+    once = np.sqrt(np.sum((share / np.maximum(n_samples, 1.0)[:, None, :]) ** 2, axis=2))
+    cost = 2.0 * np.sqrt(sum(float(np.sum(c**2)) for c in model.coefficients) / model.n_sites)
+    errors["energy"] = errors["energy"] + once * cost / model.n_sites
+    errors["heat_capacity"] = errors["heat_capacity"] + once * (cost * beta[:, None]) ** 2 / model.n_sites
+    return pooled, errors
+
+
+def end_member_line(model: SpinPolynomial) -> np.ndarray:
+    """Return the straight line between the energies of the two pure decorations, eV, shape (n_sites + 1,)."""
+    pure = model.energy_of_spins(np.array([[-1] * model.n_sites, [1] * model.n_sites]))
+    return np.linspace(pure[0], pure[1], model.n_sites + 1)
+
+
+def anchored_observables(
+    line: np.ndarray,
+    beta: np.ndarray,
+    delta_mu: np.ndarray,
+    log_weight: np.ndarray,
+    sums: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return the ensemble variables, log Z absolute because both end members are single states of known energy.
+
+    Args:
+        line: `end_member_line`.
+        beta: 1/kT, shape (n_temperatures,).
+        delta_mu: shape (n_delta_mu,).
+        log_weight: composition-resolved weights up to a constant per temperature, (n_temperatures, n_sites + 1).
+        sums: sums over samples of 1, U - line and its square by composition, shape (3, n_temperatures, n_sites + 1).
+    """
+    n_t, n_bins = log_weight.shape
+    count = np.maximum(sums[0], 1.0)
+    mean, square = sums[1] / count, sums[2] / count
+    for t in range(n_t):  # a composition without samples takes its neighbours' energy
+        seen = sums[0, t] > 0
+        if not seen.all() and seen.any():
+            n = np.arange(n_bins)
+            mean[t] = np.interp(n, n[seen], mean[t, seen])
+            square[t] = np.interp(n, n[seen], square[t, seen])
+    variance = np.maximum(square - mean**2, 0.0)
+    # The two end members fix the constant; each is trusted where it is near (linear in the mean composition).
+    at_zero, at_one = -beta * line[0] - log_weight[:, 0], -beta * line[-1] - log_weight[:, -1]
+    values = observables_by_composition(log_weight, mean + line, variance, beta, delta_mu)
+    x = values["composition"][..., 1]
+    constant = np.where(
+        np.isfinite(at_zero)[:, None] & np.isfinite(at_one)[:, None],
+        (1 - x) * at_zero[:, None] + x * at_one[:, None],
+        np.nan,
+    )
+    values["log_z"] = values["log_z"] + constant
+    values["grand_potential"] = -values["log_z"] / beta[:, None] / (n_bins - 1)
+    return values
 
 
 def observables_by_composition(

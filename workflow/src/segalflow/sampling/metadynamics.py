@@ -7,7 +7,7 @@ energies by exact reweighting. log Z is absolute because both end members are si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ import xarray as xr
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table
-from segalflow.errors import SamplingError
+from segalflow.errors import SamplingError, suggest
 from segalflow.progress import bar
-from segalflow.sampling.composition import observables_by_composition
-from segalflow.sampling.statistics import jackknife_error
+from segalflow.sampling.composition import anchored_observables, end_member_line, estimate_with_errors
 
 MIN_ROUND_TRIPS = 20
 """Trips from one end member to the other and back, all walkers of a temperature, below which it is unreliable."""
@@ -42,6 +41,8 @@ def sample_metadynamics(
     stage_sweeps: int = 4000,
     production_sweeps: int = 12000,
     exchange_every: int = 10,
+    schedule: str = "halving",
+    bias_factor: float = 50.0,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``metadynamics``), composition-resolved and at every delta_mu.
@@ -61,6 +62,11 @@ def sample_metadynamics(
         production_sweeps: sweeps with the bias fixed; a tenth more goes before them as equilibration.
         exchange_every: sweeps between exchanges of neighbouring temperatures in production; 0 turns them off.
             Walker k of one temperature meets only walkers k of the others, so walkers stay independent.
+        schedule: how deposits shrink (`SCHEDULES`): ``halving`` as above; ``one_over_t`` the same until the deposit
+            falls below 1/t (t: steps per composition), and then 1/t (Belardinelli & Pereyra 2007), without a test of
+            flatness; ``well_tempered``: first_deposit throughout, times exp(-bias / (bias_factor - 1)) (Barducci et
+            al. 2008), for as many sweeps as one stage of each halving.
+        bias_factor: of ``well_tempered``.
         attributes: extra attributes of the table.
 
     A temperature is reliable if production visited every composition at least `MIN_PRODUCTION_FLATNESS` times the
@@ -76,6 +82,13 @@ def sample_metadynamics(
         raise SamplingError(f"walkers: expected at least 4 for an error estimate, found {walkers}")
     if not 0 < flatness < 1 or not 0 < last_deposit <= first_deposit:
         raise SamplingError("metadynamics: expected 0 < flatness < 1 and 0 < last_deposit <= first_deposit")
+    if schedule not in SCHEDULES:
+        raise SamplingError(
+            f"metadynamics.schedule: unknown schedule '{schedule}', expected one of {', '.join(SCHEDULES)}"
+            f"{suggest(schedule, SCHEDULES)}"
+        )
+    if schedule == "well_tempered" and not bias_factor > 1:
+        raise SamplingError(f"metadynamics.bias_factor: expected more than 1, found {bias_factor}")
     n_t, n_sites = len(temperature), model.n_sites
     beta = 1.0 / (model.boltzmann * temperature)
     row = np.repeat(np.arange(n_t), walkers)  # chain = temperature * walkers + walker
@@ -85,8 +98,8 @@ def sample_metadynamics(
     ranks = np.argsort(rng.random((len(row), n_sites)), axis=1)
     chains.set_spins(np.where(ranks < plus[:, None], 1, -1))
 
-    bias, unfinished, build_sweeps = _build_bias(
-        chains, row, n_t, first_deposit, last_deposit, flatness, check_every, stage_sweeps
+    bias, unfinished, build_sweeps = SCHEDULES[schedule](
+        chains, row, n_t, first_deposit, last_deposit, flatness, check_every, stage_sweeps, bias_factor
     )
     visits, sums, trips = _produce(chains, row, n_t, walkers, bias, production_sweeps, exchange_every, rng)
     values, errors = _estimates(model, beta, delta_mu, bias, visits, sums)
@@ -111,6 +124,8 @@ def sample_metadynamics(
         "stage_sweeps": stage_sweeps,
         "production_sweeps": production_sweeps,
         "exchange_every": exchange_every,
+        "schedule": schedule,
+        "bias_factor": bias_factor,
     }
     return ensemble_table(
         "metadynamics",
@@ -139,7 +154,7 @@ def sample_metadynamics(
     )
 
 
-def _build_bias(
+def _halving(
     chains: LockstepChains,
     row: np.ndarray,
     n_t: int,
@@ -148,6 +163,7 @@ def _build_bias(
     flatness: float,
     check_every: int,
     stage_sweeps: int,
+    _: float,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the bias (n_t, n_sites + 1), which stages did not get flat (n_stages, n_t), and the sweeps spent."""
     n_bins = chains.model.n_sites + 1
@@ -173,6 +189,79 @@ def _build_bias(
     return bias, unfinished, spent
 
 
+def _one_over_t(
+    chains: LockstepChains,
+    row: np.ndarray,
+    n_t: int,
+    first_deposit: float,
+    last_deposit: float,
+    flatness: float,
+    check_every: int,
+    stage_sweeps: int,
+    _: float,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The same result; temperatures share the schedule, which is that of the slowest of them."""
+    n_bins = chains.model.n_sites + 1
+    steps_per_sweep = chains.model.n_sites * chains.n_chains / n_t
+    bias = np.zeros((n_t, n_bins))
+    visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
+    deposit, spent, in_stage, falling = first_deposit, 0, 0, False
+    total = int(np.ceil(n_bins / (last_deposit * steps_per_sweep)))
+    with bar(total, "metadynamics bias", "sweep") as shown:
+        while deposit > last_deposit:
+            part = min(check_every, total)
+            chains.biased_sweep(part, bias, row, deposit, visits)
+            bias -= bias.min(axis=1, keepdims=True)
+            spent += part
+            in_stage += part
+            by_temperature = visits.reshape(n_t, -1, n_bins).sum(axis=1)
+            one_over_t = n_bins / (spent * steps_per_sweep)
+            flat = by_temperature.min(axis=1) >= flatness * by_temperature.mean(axis=1)
+            if not falling and (flat.all() or in_stage >= stage_sweeps):
+                deposit, in_stage = deposit / 2, 0
+                visits[:] = 0
+            falling = falling or deposit <= one_over_t
+            if falling:
+                deposit = one_over_t
+            shown.set_postfix(deposit=f"{deposit:.0e}", refresh=False)
+            shown.update(part)
+    return bias, np.zeros((1, n_t), dtype=bool), spent
+
+
+def _well_tempered(
+    chains: LockstepChains,
+    row: np.ndarray,
+    n_t: int,
+    first_deposit: float,
+    last_deposit: float,
+    flatness: float,
+    check_every: int,
+    stage_sweeps: int,
+    bias_factor: float,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The same result; deposits shrink by themselves where the bias has grown."""
+    n_bins = chains.model.n_sites + 1
+    bias = np.zeros((n_t, n_bins))
+    visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
+    total = stage_sweeps * (int(np.floor(np.log2(first_deposit / last_deposit))) + 1)
+    with bar(total, "metadynamics bias", "sweep") as shown:
+        for done in range(0, total, check_every):
+            part = min(check_every, total - done)
+            chains.biased_sweep(part, bias, row, first_deposit, visits, 1.0 / (bias_factor - 1.0))
+            shown.update(part)
+    # It converges to the free energy times 1 - 1/bias_factor; production reweights with whatever bias it has.
+    bias *= bias_factor / (bias_factor - 1.0)
+    return bias - bias.min(axis=1, keepdims=True), np.zeros((1, n_t), dtype=bool), total
+
+
+SCHEDULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, int]]] = {
+    "halving": _halving,
+    "one_over_t": _one_over_t,
+    "well_tempered": _well_tempered,
+}
+"""Ways to build the bias: bias (n_t, n_sites + 1), stages that did not get flat (n_stages, n_t), sweeps spent."""
+
+
 def _produce(
     chains: LockstepChains,
     row: np.ndarray,
@@ -192,7 +281,7 @@ def _produce(
     model, n_bins = chains.model, chains.model.n_sites + 1
     visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
     sums = np.zeros((3, chains.n_chains, n_bins))
-    line = _end_member_line(model)
+    line = end_member_line(model)
     beta = 1.0 / (model.boltzmann * chains.temperature)
     side = np.zeros(chains.n_chains, dtype=int)
     half_trips = np.zeros(chains.n_chains, dtype=int)
@@ -228,11 +317,6 @@ def _produce(
     return visits.reshape(shape), sums.reshape(3, *shape), trips
 
 
-def _end_member_line(model: SpinPolynomial) -> np.ndarray:
-    pure = model.energy_of_spins(np.array([[-1] * model.n_sites, [1] * model.n_sites]))
-    return np.linspace(pure[0], pure[1], model.n_sites + 1)
-
-
 def _estimates(
     model: SpinPolynomial,
     beta: np.ndarray,
@@ -242,61 +326,11 @@ def _estimates(
     sums: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Ensemble variables and their jackknife errors over walkers."""
-    line = _end_member_line(model)
-    total_visits, total_sums = visits.sum(axis=1), sums.sum(axis=2)
-    pooled = _by_composition(line, beta, delta_mu, bias, total_visits, total_sums)
-    walkers = visits.shape[1]
-    left_out: dict[str, list[np.ndarray]] = {name: [] for name in pooled}
-    for walker in range(walkers):
-        part = _by_composition(
-            line, beta, delta_mu, bias, total_visits - visits[:, walker], total_sums - sums[:, :, walker]
-        )
-        for name, value in part.items():
-            left_out[name].append(value)
-    errors = {}
-    for name, values in left_out.items():
-        stacked = np.stack(values)
-        finite = np.all(np.isfinite(stacked), axis=0)
-        error = jackknife_error(np.where(finite, stacked, 0.0))
-        errors[name] = np.where(finite, error, np.nan)
-    # One unseen excitation per composition, as in `segalflow.sampling.metropolis`: rare events give no spread at all.
-    share = np.exp(pooled["composition_log_weight"])
-    once = np.sqrt(np.sum((share / np.maximum(total_sums[0], 1.0)[:, None, :]) ** 2, axis=2))
-    cost = 2.0 * np.sqrt(sum(float(np.sum(c**2)) for c in model.coefficients) / model.n_sites)
-    errors["energy"] = errors["energy"] + once * cost / model.n_sites
-    errors["heat_capacity"] = errors["heat_capacity"] + once * (cost * beta[:, None]) ** 2 / model.n_sites
-    return pooled, errors
+    line = end_member_line(model)
 
+    def estimate(chosen: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(divide="ignore"):
+            log_weight = np.log(visits[:, chosen].sum(axis=1)) + bias
+        return anchored_observables(line, beta, delta_mu, log_weight, sums[:, :, chosen].sum(axis=2))
 
-def _by_composition(
-    line: np.ndarray,
-    beta: np.ndarray,
-    delta_mu: np.ndarray,
-    bias: np.ndarray,
-    visits: np.ndarray,
-    sums: np.ndarray,
-) -> dict[str, np.ndarray]:
-    n_t, n_bins = visits.shape
-    with np.errstate(divide="ignore"):
-        log_weight = np.log(visits) + bias
-    count = np.maximum(sums[0], 1.0)
-    mean, square = sums[1] / count, sums[2] / count
-    for t in range(n_t):  # a composition met by steps but never at the end of a sweep takes its neighbours' energy
-        seen = sums[0, t] > 0
-        if not seen.all() and seen.any():
-            n = np.arange(n_bins)
-            mean[t] = np.interp(n, n[seen], mean[t, seen])
-            square[t] = np.interp(n, n[seen], square[t, seen])
-    variance = np.maximum(square - mean**2, 0.0)
-    # The two end members fix the constant; each is trusted where it is near (linear in the mean composition).
-    at_zero, at_one = -beta * line[0] - log_weight[:, 0], -beta * line[-1] - log_weight[:, -1]
-    values = observables_by_composition(log_weight, mean + line, variance, beta, delta_mu)
-    x = values["composition"][..., 1]
-    constant = np.where(
-        np.isfinite(at_zero)[:, None] & np.isfinite(at_one)[:, None],
-        (1 - x) * at_zero[:, None] + x * at_one[:, None],
-        np.nan,
-    )
-    values["log_z"] = values["log_z"] + constant
-    values["grand_potential"] = -values["log_z"] / beta[:, None] / (n_bins - 1)
-    return values
+    return estimate_with_errors(model, beta, estimate, visits.shape[1], sums[0].sum(axis=1))

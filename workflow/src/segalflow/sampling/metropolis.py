@@ -8,6 +8,7 @@ log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acce
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from segalflow.energy.lockstep import LockstepChains, exchange_grid
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
-from segalflow.progress import bar
+from segalflow.sampling.chains import ChainRun
 from segalflow.sampling.statistics import (
     autocorrelation_time,
     bennett_ratio,
@@ -64,6 +65,9 @@ def sample_metropolis(
     exchange_every: int = 10,
     n_blocks: int = 20,
     rule: str = "heat_bath",
+    target_error: float | None = None,
+    max_sweeps: int = 64000,
+    work: Path | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``metropolis``) of lock-step Markov chains.
@@ -83,6 +87,10 @@ def sample_metropolis(
             `chains_per_condition` copies of the grid); 0 turns exchange off.
         n_blocks: blocks per chain for the errors.
         rule: acceptance rule (`segalflow.energy.lockstep.RULES`).
+        target_error: the sweeps are doubled until the standard error of the composition is at most this at every
+            condition, or `max_sweeps` are done; None does `sweeps`.
+        max_sweeps: see `target_error`.
+        work: folder of the chains' state: an interrupted run is continued, a longer one goes on from a shorter one.
         attributes: extra attributes of the table.
 
     Errors are jackknife errors over all blocks of all chains of a condition. Where the two starts disagree, half of
@@ -104,11 +112,17 @@ def sample_metropolis(
         )
     beta = temperature_ladder(temperature, model.boltzmann, n_ladder)
     shape = (len(beta), len(delta_mu), chains_per_condition)
-    chains, energy, n_plus, accepted = _run(
-        model, beta, delta_mu, shape, seed, n_measured, equilibration, measure_every, exchange_every, rule
-    )
-    values = _estimates(model.n_sites, beta, delta_mu, energy, n_plus, n_blocks, measure_every)
     n_rungs = len(temperature)
+    run = _chain_run(model, beta, delta_mu, shape, seed, rule, equilibration, measure_every, exchange_every, work)
+    while True:
+        run.run(n_measured)
+        energy, n_plus = (series.reshape(n_measured, *shape) for series in (run.energy(), run.n_plus()))
+        values = _estimates(model.n_sites, beta, delta_mu, energy, n_plus, n_blocks, measure_every)
+        worst = float(values["composition_stderr"][:n_rungs].max())
+        if target_error is None or worst <= target_error or 2 * n_measured * measure_every > max_sweeps:
+            break
+        n_measured *= 2
+    chains, accepted = run.chains, run.acceptance().reshape(shape).mean(axis=2)
     spent = chains.energy_evaluations / (n_rungs * len(delta_mu))
     # The grid was run from the lowest temperature up to beta = 0; rows 0..n_rungs-1 are the wanted ones.
     kept = {name: value[:n_rungs] for name, value in values.items()}
@@ -119,7 +133,7 @@ def sample_metropolis(
     kept["full_energy_evaluations"] = np.full(grid, n_measured * chains_per_condition * len(beta) / n_rungs)
     settings = {
         "seed": seed,
-        "sweeps": sweeps,
+        "sweeps": n_measured * measure_every,
         "equilibration": equilibration,
         "chains_per_condition": chains_per_condition,
         "n_ladder": n_ladder,
@@ -127,6 +141,7 @@ def sample_metropolis(
         "exchange_every": exchange_every,
         "n_blocks": n_blocks,
         "rule": rule,
+        "target_error": target_error,
     }
     hysteresis = kept.pop("hysteresis")
     return ensemble_table(
@@ -146,19 +161,19 @@ def sample_metropolis(
     )
 
 
-def _run(
+def _chain_run(
     model: SpinPolynomial,
     beta: np.ndarray,
     delta_mu: np.ndarray,
     shape: tuple[int, int, int],
     seed: int,
-    n_measured: int,
+    rule: str,
     equilibration: int,
     measure_every: int,
     exchange_every: int,
-    rule: str,
-) -> tuple[LockstepChains, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the chains, U and N_1 of every measurement, (n_measured, *shape), and the acceptance by condition."""
+    work: Path | None,
+) -> ChainRun:
+    """Chains on (rungs, delta_mu, copies), started from both pure ends, exchanging in T and delta_mu in turn."""
     rungs, columns, _ = np.indices(shape).reshape(3, -1)
     with np.errstate(divide="ignore"):
         kelvin = 1.0 / (model.boltzmann * beta)
@@ -167,37 +182,15 @@ def _run(
     chains.set_spins(np.repeat(starts[:, None], model.n_sites, axis=1))
     rng = np.random.default_rng(seed)
     moves = [(axis, parity) for parity in (0, 1) for axis in (0, 1) if shape[axis] > 1]
-    energy = np.empty((n_measured, chains.n_chains))
-    n_plus = np.empty((n_measured, chains.n_chains), dtype=np.int32)
-    accepted = np.zeros(chains.n_chains)
-    done, exchanges = 0, 0
-    total = equilibration + n_measured * measure_every
-    with bar(total, "Markov chains", "sweep") as shown:
-        while done < total:
-            left = equilibration - done if done < equilibration else measure_every
-            step = min(left, exchange_every - done % exchange_every if exchange_every else left)
-            production = done >= equilibration
-            if production:
-                step = min(step, measure_every - (done - equilibration) % measure_every)
-            fraction = chains.sweep(step)
-            done += step
-            if production:
-                accepted += fraction * step / (n_measured * measure_every)
-                if (done - equilibration) % measure_every == 0:
-                    row = (done - equilibration) // measure_every - 1
-                    energy[row], n_plus[row] = chains.energies(), chains.n_plus()
-            if exchange_every and done % exchange_every == 0 and moves:
-                axis, parity = moves[exchanges % len(moves)]
-                exchange_grid(chains, shape, axis, parity, rng)
-                exchanges += 1
-            shown.set_postfix(acceptance=f"{fraction.mean():.2f}", refresh=False)
-            shown.update(step)
-    return (
-        chains,
-        energy.reshape(n_measured, *shape),
-        n_plus.reshape(n_measured, *shape),
-        accepted.reshape(shape).mean(axis=2),
-    )
+
+    def exchange(number: int) -> None:
+        axis, parity = moves[number % len(moves)]
+        exchange_grid(chains, shape, axis, parity, rng)
+
+    return ChainRun(
+        chains, chains.sweep, exchange if moves else None, rng, equilibration=equilibration,
+        measure_every=measure_every, exchange_every=exchange_every, work=work, inputs=["metropolis", seed, *shape],
+    )  # fmt: skip
 
 
 def _moments(energy: np.ndarray, n_plus: np.ndarray, n_blocks: int) -> np.ndarray:

@@ -1,38 +1,23 @@
-"""Trained samplers and training states on disk: safetensors and JSON, no pickle."""
+"""Trained samplers on disk: safetensors and JSON, no pickle."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from segalflow.artefacts import atomic_path, read_json, read_table, to_builtin, write_json, write_table
-from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.artefacts import atomic_path, read_json, read_table, write_json, write_table
+from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
 from segalflow.errors import ArtefactError, TrainingError
 from segalflow.lattice import Supercell
-from segalflow.provenance import content_hash, package_versions
+from segalflow.provenance import package_versions
 from segalflow.segal.features import ConditionRange, past_fields
 from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler
 
 SCHEMA = "segalflow.segal/1"
-
-
-def model_fingerprint(model: SpinPolynomial) -> str:
-    """Return a hash of a polynomial's terms: equal for the same Hamiltonian on the same cell only."""
-    return content_hash(
-        [
-            model.n_sites,
-            float(model.constant),
-            [m.tolist() for m in model.members],
-            [[float(f"{v:.12e}") for v in c] for c in model.coefficients],
-        ]
-    )
 
 
 def write_sampler(
@@ -101,25 +86,3 @@ def read_sampler(
     if table is not None:
         sampler.history = table
     return sampler
-
-
-def write_state(path: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-    """Write a training state atomically: arrays as safetensors, everything else as JSON in its header."""
-    text = json.dumps(to_builtin(extra))
-    with atomic_path(path) as temporary:
-        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary, metadata={"extra": text})
-
-
-def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a training state.
-
-    Raises:
-        ArtefactError: if the file is damaged.
-    """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(opened.metadata()["extra"])  # noqa: SIM118
-    except Exception as error:
-        raise ArtefactError(f"{path}: damaged checkpoint ({error}); delete it to train from the beginning") from None

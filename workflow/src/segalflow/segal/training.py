@@ -21,14 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segalflow.artefacts import read_state, write_state
 from segalflow.energy.lockstep import LockstepChains, exchange_grid
-from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
 from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
 from segalflow.provenance import code_fingerprint, content_hash
-from segalflow.segal.checkpoint import model_fingerprint, read_state, write_state
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
 from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits

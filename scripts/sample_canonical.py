@@ -1,0 +1,16 @@
+"""Sweep the grid with canonical chains at every composition, joined by the work of exchanging one atom."""
+
+from segalflow.ensemble import write_ensemble
+from segalflow.sampling.canonical import sample_canonical
+from segalflow.sampling.inputs import read_inputs
+from segalflow.scripting import logged
+
+with logged(snakemake.log[0]) as log:
+    inputs = read_inputs(snakemake.input.model, snakemake.input.cell, snakemake.input.grid, snakemake.wildcards.cell)
+    table = sample_canonical(
+        *inputs.system,
+        seed=snakemake.params.seed,
+        attributes=inputs.attributes,
+        **snakemake.params.settings,
+    )
+    write_ensemble(snakemake.output.table, table)

@@ -1,0 +1,161 @@
+"""Lock-step chains that are measured on a schedule, written to a state file, resumed and extended.
+
+The schedule (equilibration, measurements, exchanges) depends only on the number of sweeps done, so a run that was
+interrupted, or that is asked for more measurements later, gives the bytes of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from segalflow.artefacts import read_state, write_state
+from segalflow.energy.lockstep import LockstepChains
+from segalflow.energy.polynomial import model_fingerprint
+from segalflow.errors import SamplingError
+from segalflow.progress import bar
+from segalflow.provenance import code_fingerprint, content_hash
+
+SAVE_SECONDS = 30.0
+"""Time between writings of the state file."""
+
+Move = Callable[[int], np.ndarray]
+Exchange = Callable[[int], None]
+
+
+class ChainRun:
+    """A run of lock-step chains with the series of U and N_1 it has measured.
+
+    Args:
+        chains: the chains, with their first decorations.
+        move: does a number of sweeps and returns the accepted fraction, (n_chains,).
+        exchange: does exchange number k (any move that keeps the joint distribution), or None.
+        rng: the generator `exchange` draws from; its state is kept.
+        equilibration: sweeps before the first measurement.
+        measure_every: sweeps between measurements.
+        exchange_every: sweeps between exchanges; 0 for none.
+        work: folder of the state file; None keeps none.
+        inputs: whatever else defines the run; a state of other inputs is not continued.
+    """
+
+    def __init__(
+        self,
+        chains: LockstepChains,
+        move: Move,
+        exchange: Exchange | None,
+        rng: np.random.Generator,
+        *,
+        equilibration: int,
+        measure_every: int,
+        exchange_every: int,
+        work: Path | None = None,
+        inputs: object = None,
+    ) -> None:
+        self.chains, self.move, self.exchange, self.rng = chains, move, exchange, rng
+        self.equilibration, self.measure_every = equilibration, measure_every
+        self.exchange_every = exchange_every if exchange is not None else 0
+        self.done = 0
+        self.accepted = np.zeros(chains.n_chains)
+        self._energy: list[np.ndarray] = []
+        self._n_plus: list[np.ndarray] = []
+        described = [
+            model_fingerprint(chains.model), chains.temperature.tolist(), chains.delta_mu.tolist(), chains.rule,
+            equilibration, measure_every, self.exchange_every, hashlib.sha256(chains.negative.tobytes()).hexdigest(),
+            rng.bit_generator.state["state"], code_fingerprint(__file__), inputs,
+        ]  # fmt: skip
+        self.fingerprint = content_hash(_finite(described))
+        self.path = None if work is None else Path(work) / f"chains-{self.fingerprint[:12]}.safetensors"
+
+    @property
+    def n_measured(self) -> int:
+        """Measurements made."""
+        return len(self._energy)
+
+    def energy(self) -> np.ndarray:
+        """Return U of every measurement, eV (or J), shape (n_measured, n_chains)."""
+        return np.array(self._energy)
+
+    def n_plus(self) -> np.ndarray:
+        """Return the number of species-1 atoms of every measurement, int32 (n_measured, n_chains)."""
+        return np.array(self._n_plus)
+
+    def acceptance(self) -> np.ndarray:
+        """Return the accepted fraction since the equilibration, (n_chains,)."""
+        return self.accepted / max(self.done - self.equilibration, 1)
+
+    def run(self, n_measured: int, label: str = "Markov chains") -> None:
+        """Go on until there are `n_measured` measurements; the first call continues a state file it finds.
+
+        Raises:
+            ArtefactError: if the state file is damaged.
+        """
+        if self.done == 0 and self.path is not None and self.path.exists():
+            self.restore(self.path, n_measured)
+        total = self.equilibration + n_measured * self.measure_every
+        saved = time.monotonic()
+        with bar(total, label, "sweep") as shown:
+            shown.update(self.done)
+            while self.done < total:
+                step = self._step()
+                fraction = self.move(step)
+                self.done += step
+                if self.done > self.equilibration:
+                    self.accepted += fraction * step
+                    if (self.done - self.equilibration) % self.measure_every == 0:
+                        self._energy.append(self.chains.energies())
+                        self._n_plus.append(self.chains.n_plus().astype(np.int32))
+                if self.exchange_every and self.done % self.exchange_every == 0:
+                    self.exchange(self.done // self.exchange_every - 1)
+                shown.set_postfix(acceptance=f"{fraction.mean():.2f}", refresh=False)
+                shown.update(step)
+                if self.path is not None and (self.done == total or time.monotonic() > saved + SAVE_SECONDS):
+                    self.save(self.path)
+                    saved = time.monotonic()
+
+    def _step(self) -> int:
+        """Sweeps to the next event of the schedule."""
+        until = [self.measure_every - (self.done - self.equilibration) % self.measure_every]
+        if self.done < self.equilibration:
+            until = [self.equilibration - self.done]
+        if self.exchange_every:
+            until.append(self.exchange_every - self.done % self.exchange_every)
+        return min(until)
+
+    def save(self, path: Path) -> None:
+        """Write the state file."""
+        arrays = {f"chains.{name}": np.asarray(value) for name, value in self.chains.state().items()}
+        arrays |= {"accepted": self.accepted, "energy": self.energy(), "n_plus": self.n_plus()}
+        extra = {"fingerprint": self.fingerprint, "done": self.done, "rng": self.rng.bit_generator.state}
+        write_state(path, arrays, extra)
+
+    def restore(self, path: Path, n_measured: int | None = None) -> None:
+        """Continue from a state file, unless it holds more than `n_measured` measurements.
+
+        Then the run starts anew and leaves the longer state alone.
+
+        Raises:
+            SamplingError: if the state belongs to another model, grid or schedule.
+            ArtefactError: if the file is damaged.
+        """
+        arrays, extra = read_state(path)
+        if extra["fingerprint"] != self.fingerprint:
+            raise SamplingError(f"{path}: this chain state belongs to another model, grid, seed or schedule")
+        if n_measured is not None and len(arrays["energy"]) > n_measured:
+            self.path = None
+            return
+        self.chains.restore({k.removeprefix("chains."): v for k, v in arrays.items() if k.startswith("chains.")})
+        self.accepted = arrays["accepted"]
+        self._energy, self._n_plus = list(arrays["energy"]), list(arrays["n_plus"])
+        self.done = extra["done"]
+        self.rng.bit_generator.state = extra["rng"]
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinite numbers, temperatures may be."""
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
