@@ -23,6 +23,7 @@ TRAINING = {
     "pool_sweeps": 100,
     "sweeps_per_round": 1,
     "refresh_every": 5,
+    "adaptive": True,
     "ness_target": None,
     "checkpoint_every": 10**9,
 }

@@ -9,9 +9,10 @@ from segalflow.errors import ArtefactError, SamplingError, TrainingError
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
-from segalflow.segal.network import build_network
+from segalflow.segal.gradients import likelihood_step
+from segalflow.segal.network import PhysicsNetwork, build_network
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
-from segalflow.segal.training import train
+from segalflow.segal.training import GRADIENTS, autograd_step, train
 
 SQUARE = parent_lattice("square", 1.0, ["down", "up"])
 CELL = Supercell(SQUARE, [3, 4, 1])
@@ -23,6 +24,7 @@ TRAINING = {
     "pool_sweeps": 3,
     "sweeps_per_round": 1,
     "refresh_every": 2,
+    "adaptive": True,
     "ness_target": None,
     "checkpoint_every": 4,
 }
@@ -143,10 +145,10 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
 
     original = module._Run.descend
 
-    def breaking(self, loss, shown):
+    def breaking(self, shown):
         if self.step == 17:
             raise KeyboardInterrupt
-        original(self, loss, shown)
+        original(self, shown)
 
     monkeypatch.setattr(module._Run, "descend", breaking)
     with pytest.raises(KeyboardInterrupt):
@@ -165,7 +167,7 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -
 
     original = module._Run.descend
     monkeypatch.setattr(
-        module._Run, "descend", lambda s, loss, x: original(s, loss, float("nan") if s.step == 15 else x)
+        module._Run, "descend", lambda s, x: original(s, float("nan") if s.step == 15 else x)
     )
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
         train(
@@ -216,3 +218,36 @@ def test_an_unknown_objective_is_refused() -> None:
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"],
             training={**TRAINING, "objective": "likelyhood"}, seed=1,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 64, 100])
+def test_fused_gradients_equal_autograd(batch) -> None:
+    sampler = untrained("physics")
+    rng = np.random.default_rng(batch)
+    with torch.no_grad():
+        for parameter in sampler.network.parameters():
+            parameter.add_(torch.from_numpy(0.1 * rng.standard_normal(parameter.shape).astype(np.float32)))
+    spins = (2 * rng.integers(0, 2, (batch, 12)) - 1).astype(np.int8)
+    fields = evaluate_past_fields(sampler.fields, spins)
+    labels = rng.random((batch, 12)).astype(np.float32)
+    temperature, mu = rng.uniform(1.5, 4.0, batch), rng.uniform(-0.5, 1.0, batch)
+    condition = torch.from_numpy(sampler.domain.encode(temperature, mu))
+    found = []
+    for step in (autograd_step, likelihood_step):
+        loss = step(sampler.network, spins, fields, labels, 1 / temperature, mu, condition)
+        found.append((loss, {n: p.grad.clone() for n, p in sampler.network.named_parameters()}))
+    (loss, exact), (fused_loss, fused) = found
+    assert fused_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in exact.items():
+        assert torch.allclose(fused[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()) + 1e-9), name
+
+
+def test_training_stops_at_a_gradient_that_is_not_finite(monkeypatch) -> None:
+    def broken(network, *_):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, float("nan"))
+        return 1.0
+
+    monkeypatch.setitem(GRADIENTS, PhysicsNetwork, broken)
+    with pytest.raises(TrainingError, match="the gradient is nan at step 0"):
+        train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=1)

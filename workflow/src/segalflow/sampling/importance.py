@@ -5,6 +5,9 @@ from the network at the next higher temperature, which is broader. Both densitie
 ``p / q_mixture`` (balance heuristic) are too, and a state the colder network has nearly forgotten cannot carry an
 unbounded weight.
 
+Where the effective sample size is low, the proposal is symmetrised: averaged over operations of the cell's symmetry,
+which its site order breaks.
+
 A phase that the proposal never draws leaves no trace in its own weights. So the mixture also scores decorations of
 replica-exchange chains that never saw the network, and both effective sample sizes, of the q side and of the p side,
 must pass the floor.
@@ -13,7 +16,7 @@ must pass the floor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +52,8 @@ def sample_importance(
     max_factor: int = 8,
     pool_sweeps: int = 1000,
     pool_samples: int = 64,
+    symmetrise_below: float = 0.5,
+    symmetries: int = 8,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``snis``) of importance sampling over a grid.
@@ -68,6 +73,9 @@ def sample_importance(
         pool_sweeps: sweeps of each part of the replica-exchange pool (`equilibrium_pool`) of the p side; 0 leaves the
             p side out.
         pool_samples: decorations of each condition from it.
+        symmetrise_below: conditions with a lower NESS (of either side) are drawn again from the symmetrised proposal; 0
+            leaves the repair out.
+        symmetries: operations of the cell that it averages over (the identity and a random choice of others).
         attributes: extra attributes of the table.
 
     Raises:
@@ -86,17 +94,25 @@ def sample_importance(
         pool, spent = equilibrium_pool(
             sampler.model, temperature, delta_mu, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
         )
+    operations = _choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
     rows = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t in range(len(temperature)):
             mixture = _Mixture(sampler, temperature[t], _hotter(temperature, t), defensive_fraction)
             rng = np.random.default_rng(streams[t])
-            row = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor)
-            if pool is not None:
-                row["ness_p"] = _p_side(mixture, delta_mu, pool[t], row["log_z"], samples_per_condition)
-                row["reliable"] *= row["ness_p"] * row["n_samples"] >= ess_floor
-                row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu)) + pool.shape[2]
-                row["full_energy_evaluations"] += pool.shape[2]
+            here = None if pool is None else pool[t]
+            row = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor, here)
+            lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
+            weak = np.flatnonzero(lower < symmetrise_below)
+            if len(weak) and len(operations) > 1:
+                again = _sweep_row(
+                    replace(mixture, operations=operations), delta_mu[weak], rng, samples_per_condition, ess_floor,
+                    max_factor, None if here is None else here[weak],
+                )  # fmt: skip
+                for name, values in again.items():
+                    spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
+                    row[name][weak] = values + spent_before
+            row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu))
             rows.append(row)
             ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
@@ -116,6 +132,8 @@ def sample_importance(
             "ess_floor": ess_floor,
             "pool_sweeps": pool_sweeps,
             "pool_samples": pool_samples,
+            "symmetrise_below": symmetrise_below,
+            "symmetries": symmetries,
             "fluctuating_energy": "U - dmu N",
             **(attributes or {}),
         },
@@ -135,12 +153,26 @@ class _Mixture:
     """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
 
     The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
+    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) each component is symmetrised: a
+    draw is moved by a random one, and its density is the mean over all of them.
     """
 
     sampler: TrainedSampler
     own: float
     hotter: float
     share: float
+    operations: np.ndarray | None = None
+
+    def _log_density(self, spins: np.ndarray, source: float, mu: np.ndarray) -> np.ndarray:
+        temperature = np.full(len(mu), source)
+        if self.operations is None:
+            return self.sampler.log_prob(spins, temperature, mu, extrapolate=True)
+        terms = np.empty((len(self.operations), len(mu)))
+        for k, operation in enumerate(self.operations):
+            moved = np.empty_like(spins)
+            moved[:, operation] = spins
+            terms[k] = self.sampler.log_prob(moved, temperature, mu, extrapolate=True)
+        return np.logaddexp.reduce(terms, axis=0) - np.log(len(terms))
 
     def counts(self, n: int) -> dict[float, int]:
         """Draws of each component among `n`."""
@@ -154,9 +186,7 @@ class _Mixture:
         terms = []
         for source, count in self.counts(n).items():
             log_q = known.get(source)
-            if log_q is None:
-                log_q = self.sampler.log_prob(spins, np.full(len(mu), source), mu, extrapolate=True)
-            terms.append(np.log(count / n) + log_q)
+            terms.append(np.log(count / n) + (self._log_density(spins, source, mu) if log_q is None else log_q))
         kt = self.sampler.model.boltzmann * self.own
         return -(energy - mu * (spins > 0).sum(1)) / kt - np.logaddexp.reduce(terms, axis=0)
 
@@ -168,7 +198,12 @@ class _Mixture:
             spins, log_q, energy = self.sampler.sample(
                 np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
             )
-            log_w = self.log_weights(spins, mu, energy, n, {source: log_q})
+            known = {source: log_q}
+            if self.operations is not None:
+                # The inverse of a random operation: site i takes the spin of the site it moves to.
+                chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
+                spins, known = np.take_along_axis(spins, chosen, axis=1), {}
+            log_w = self.log_weights(spins, mu, energy, n, known)
             parts.append([a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)])
         return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
 
@@ -184,10 +219,32 @@ def _p_side(mixture: _Mixture, delta_mu: np.ndarray, pool: np.ndarray, log_z: np
     return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 
+def _choose_operations(sampler: TrainedSampler, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the identity and up to ``n - 1`` other symmetry operations of the cell, (k, n_sites)."""
+    cell = getattr(sampler, "cell", None)
+    identity = np.arange(sampler.n_sites)[None]
+    if n < 2 or cell is None:
+        return identity
+    point, shifts = cell.point_permutations, cell.translations
+    n_all = len(point) * len(shifts)
+    chosen = rng.choice(n_all, size=min(n, n_all) - 1, replace=False)
+    moved = [shifts[c % len(shifts)][point[c // len(shifts)]] for c in chosen]
+    return np.unique(np.concatenate([identity, np.array(moved).reshape(-1, sampler.n_sites)]), axis=0)
+
+
 def _sweep_row(
-    mixture: _Mixture, delta_mu: np.ndarray, rng: np.random.Generator, n: int, ess_floor: float, max_factor: int
+    mixture: _Mixture,
+    delta_mu: np.ndarray,
+    rng: np.random.Generator,
+    n: int,
+    ess_floor: float,
+    max_factor: int,
+    pool: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
-    """All estimates at one temperature; conditions whose ESS is under the floor get more draws."""
+    """All estimates at one temperature; conditions whose ESS is under the floor get more draws.
+
+    `pool` holds equilibrium decorations for the p side, int8 (n_delta_mu, n_samples, n_sites).
+    """
     sampler, own = mixture.sampler, mixture.own
     log_w, n_plus, energy = mixture.draw(delta_mu, n, rng)
     estimates = _estimate(sampler, own, delta_mu, log_w, n_plus, energy)
@@ -207,6 +264,11 @@ def _sweep_row(
             for name, values in again.items():
                 estimates[name][m] = values[0]
     estimates["reliable"] = (estimates["ness"] * estimates["n_samples"] >= ess_floor).astype(float)
+    if pool is not None:
+        estimates["ness_p"] = _p_side(mixture, delta_mu, pool, estimates["log_z"], n)
+        estimates["reliable"] *= estimates["ness_p"] * estimates["n_samples"] >= ess_floor
+        for name in ("energy_evaluations", "full_energy_evaluations"):
+            estimates[name] += pool.shape[1]
     return estimates
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import uniform_filter
+from scipy.special import expit
 
 from segalflow.artefacts import read_state, write_state
 from segalflow.energy.lockstep import LockstepChains, exchange_grid
@@ -30,11 +32,13 @@ from segalflow.lattice import Supercell
 from segalflow.progress import bar
 from segalflow.provenance import code_fingerprint, content_hash
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
-from segalflow.segal.network import build_network
+from segalflow.segal.gradients import likelihood_step
+from segalflow.segal.network import PhysicsNetwork, build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
+MAX_VISITS = 4.0
 
 
 class _Run:
@@ -67,12 +71,10 @@ class _Run:
     def seed(self) -> int:
         return int(self.rng.integers(2**63))
 
-    def descend(self, loss: torch.Tensor, shown: float) -> None:
-        """One optimiser step; a loss or gradient that is not finite stops the run before it can spoil the weights."""
+    def descend(self, shown: float) -> None:
+        """One optimiser step with the gradients at hand, if they and the loss are finite."""
         if not math.isfinite(shown):
             raise FloatingPointError(f"the loss is {shown} at step {self.step}")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is {norm} at step {self.step}")
@@ -127,6 +129,8 @@ class LikelihoodObjective:
         self.chains = LockstepChains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
         self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = 0
+        # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
+        self.divergence = np.ones(len(run.temperature))
         self.spins = self.fields = None
 
     def prepare(self) -> None:
@@ -157,6 +161,8 @@ class LikelihoodObjective:
             return -run.beta * (energy - run.delta_mu * (spins > 0).sum(1)) - log_q
 
         gain = log_w(new, energy_new, log_q_new) - log_w(old, energy_old, log_q_old)
+        # The mean of log w over p minus that over q is the symmetric divergence; both draws are at hand.
+        self.divergence = 0.8 * self.divergence - 0.2 * gain
         accepted = np.log(run.rng.random(len(gain))) < gain
         self.chains.set_spins(np.where(accepted[:, None], new, old))
         run.evaluations += 2 * len(gain)
@@ -177,8 +183,20 @@ class LikelihoodObjective:
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
-        order = run.rng.permutation(len(spins))
+        order = run.rng.permutation(self._visited())
         run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
+
+    def _visited(self) -> np.ndarray:
+        """Conditions of a round: each about once, bad ones up to `MAX_VISITS` times as often."""
+        n = len(self.divergence)
+        if not self.run.settings["adaptive"]:
+            return np.arange(n)
+        smooth = uniform_filter(self.divergence.reshape(self.run.shape), size=3, mode="nearest").ravel()
+        weight = np.sqrt(np.clip(smooth, 0.02, None))
+        weight = np.clip(weight / weight.mean(), 1 / MAX_VISITS, MAX_VISITS)
+        # Systematic resampling: n draws of which each condition gets its share to within one.
+        edges = np.cumsum(weight / weight.sum()) * n
+        return np.minimum(np.searchsorted(edges, np.arange(n) + self.run.rng.random()), n - 1)
 
     def step(self) -> None:
         """One optimiser step on a part of the pool."""
@@ -187,24 +205,23 @@ class LikelihoodObjective:
             self._new_round()
         chosen = run.queue.pop()
         spins, beta, mu = self.spins[chosen], run.beta[chosen], run.delta_mu[chosen]
-        logits = run.network.logits(
-            torch.from_numpy(spins.astype(np.float32)),
-            torch.from_numpy(evaluate_past_fields(run.sampler.fields, spins)),
-            torch.from_numpy(beta.astype(np.float32)),
-            torch.from_numpy(mu.astype(np.float32)),
-            run.condition[chosen],
-        )
         # Heat-bath probability of species 1 given all other sites.
-        label = torch.sigmoid(
-            torch.from_numpy((beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32))
+        label = expit(beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32)
+        gradient = GRADIENTS.get(type(run.network), autograd_step)
+        loss = gradient(
+            run.network,
+            spins,
+            evaluate_past_fields(run.sampler.fields, spins),
+            label,
+            beta,
+            mu,
+            run.condition[torch.from_numpy(chosen)],
         )
-        # Cross-entropy with soft labels: its floor is the labels' own entropy, not zero.
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="sum") / len(chosen)
-        run.descend(loss, float(loss.detach()))
+        run.descend(loss)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of the pool."""
-        return {f"pool.{k}": np.asarray(v) for k, v in self.chains.state().items()}
+        return {"divergence": self.divergence} | {f"pool.{k}": np.asarray(v) for k, v in self.chains.state().items()}
 
     def extra(self) -> dict[str, Any]:
         """Counters of the pool."""
@@ -214,6 +231,7 @@ class LikelihoodObjective:
         """Put the pool back."""
         self.chains.restore({k.removeprefix("pool."): v for k, v in arrays.items() if k.startswith("pool.")})
         self.rounds = extra["rounds"]
+        self.divergence = arrays["divergence"]
 
 
 class ReverseObjective:
@@ -242,8 +260,9 @@ class ReverseObjective:
         advantage = np.clip(advantage / np.maximum(1.0, grouped.std(1, keepdims=True)), -4, 4).ravel()
         logits = torch_logits(run.sampler, spins, temperature, mu)
         signed = torch.nn.functional.logsigmoid(logits * torch.from_numpy(spins.astype(np.float32))).sum(1)
-        loss = (signed * torch.from_numpy(advantage.astype(np.float32))).mean()
-        run.descend(loss, float(grouped.mean()))
+        run.optimiser.zero_grad(set_to_none=True)
+        (signed * torch.from_numpy(advantage.astype(np.float32))).mean().backward()
+        run.descend(float(grouped.mean()))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """No state of its own."""
@@ -256,6 +275,34 @@ class ReverseObjective:
     def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
         """No state of its own."""
 
+
+def autograd_step(
+    network: torch.nn.Module,
+    spins: np.ndarray,
+    fields: np.ndarray,
+    labels: np.ndarray,
+    beta: np.ndarray,
+    delta_mu: np.ndarray,
+    condition: torch.Tensor,
+) -> float:
+    """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`)."""
+    logits = network.logits(
+        torch.from_numpy(spins.astype(np.float32)),
+        torch.from_numpy(fields),
+        torch.from_numpy(beta.astype(np.float32)),
+        torch.from_numpy(delta_mu.astype(np.float32)),
+        condition,
+    )
+    # Its floor is the labels' own entropy, not zero.
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels), reduction="sum")
+    loss = loss / len(spins)
+    network.zero_grad(set_to_none=True)
+    loss.backward()
+    return float(loss.detach())
+
+
+GRADIENTS: dict[type, Callable[..., float]] = {PhysicsNetwork: likelihood_step}
+"""Fused gradients by network; `autograd_step` serves the others."""
 
 OBJECTIVES: dict[str, Callable[[_Run], Any]] = {"likelihood": LikelihoodObjective, "reverse_kl": ReverseObjective}
 
@@ -280,7 +327,7 @@ def train(
         temperature, delta_mu: the grid, increasing, shape (n_temperatures,) and (n_delta_mu,).
         network: ``kind`` and ``sizes`` (`segalflow.segal.network.build_network`).
         training: ``objective``, ``steps``, ``batch``, ``learning_rate``, ``pool_sweeps``, ``sweeps_per_round``,
-            ``refresh_every``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps).
+            ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps).
         seed: seed of everything random.
         work: folder for checkpoints; an interrupted run found there with the same inputs and code is continued to the
             same result, and its checkpoint removed at the end.

@@ -1,0 +1,219 @@
+"""Loss and gradients of the physics network in one fused pass: what autograd does, several times faster.
+
+For given spins every site's conditional is independent of the other sites' outputs, so a block of configurations goes
+through the sites one by one, forwards and at once backwards; only the modulation by the condition stays with autograd,
+which gets its gradient. `segalflow.segal.network.PhysicsNetwork.logits` is the twin.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+
+from segalflow.segal.network import PhysicsNetwork
+
+LANES = 64
+"""Configurations of a block."""
+
+
+def likelihood_step(
+    network: PhysicsNetwork,
+    spins: np.ndarray,
+    fields: np.ndarray,
+    labels: np.ndarray,
+    beta: np.ndarray,
+    delta_mu: np.ndarray,
+    condition: torch.Tensor,
+) -> float:
+    """Set the gradients of the cross-entropy with soft labels, summed over sites, averaged over configurations.
+
+    Args:
+        network: the network; its ``grad`` fields are replaced.
+        spins: +-1, int8 (batch, n_sites).
+        fields: ``h_i^(k)``, float32 (batch, n_sites, n_classes).
+        labels: probability of species 1 given all other sites, float32 (batch, n_sites).
+        beta, delta_mu: (batch,).
+        condition: `ConditionRange.encode`, (batch, 4).
+
+    Returns:
+        The loss.
+    """
+    film, site = network.modulation(condition)
+    w = {name: p.detach().numpy() for name, p in network.named_parameters()}
+    grads = {name: np.zeros_like(w[name]) for name in ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")}
+    film_grad, site_grad = np.zeros(film.shape, np.float32), np.zeros(site.shape, np.float32)
+    loss = _step(
+        spins, np.ascontiguousarray(fields.transpose(1, 2, 0)), np.ascontiguousarray(labels.T),
+        beta.astype(np.float32), delta_mu.astype(np.float32),
+        film.detach().numpy(), site.detach().numpy(), network.relative.numpy(),
+        w["w1"], w["v"], w["b1"], w["w2"], np.ascontiguousarray(w["w2"].T), w["b2"], w["u_site"] + w["u"], w["c_site"],
+        w["bias"], grads["w1"], grads["v"], grads["b1"], grads["w2"], grads["b2"], grads["u_site"], grads["c_site"],
+        grads["bias"], film_grad, site_grad,
+    )  # fmt: skip
+    for parameter in network.parameters():
+        parameter.grad = None
+    torch.autograd.backward([film, site], [torch.from_numpy(film_grad), torch.from_numpy(site_grad)])
+    for name, parameter in network.named_parameters():
+        if name in grads:
+            parameter.grad = torch.from_numpy(grads[name])
+    network.u.grad = torch.from_numpy(grads["u_site"].sum(axis=0))
+    return float(loss)
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def _step(
+    spins, fields, labels, beta, delta_mu, film, site_bias, relative, w1, v, b1, w2, w2_t, b2, u_site, c_site, bias,
+    d_w1, d_v, d_b1, d_w2, d_b2, d_u, d_c, d_bias, d_film, d_site,
+):  # pragma: no cover - compiled  # fmt: skip
+    batch, n_sites = spins.shape
+    n_classes = fields.shape[1]
+    hidden, n_features = w2.shape[0], n_classes + 1
+    f32 = np.float32
+    one, half = f32(1.0), f32(0.5)
+    share = f32(1.0 / batch)
+    s = np.zeros((n_sites, LANES), dtype=np.float32)
+    x = np.zeros((n_features, LANES), dtype=np.float32)
+    gathered = np.zeros((n_sites, hidden), dtype=np.float32)
+    p1 = np.zeros((hidden, LANES), dtype=np.float32)  # before modulation
+    z1 = np.zeros((hidden, LANES), dtype=np.float32)
+    k1 = np.zeros((hidden, LANES), dtype=np.float32)  # slopes of the gates
+    p2 = np.zeros((hidden, LANES), dtype=np.float32)
+    k2 = np.zeros((hidden, LANES), dtype=np.float32)
+    a2 = np.zeros((hidden, LANES), dtype=np.float32)
+    e1 = np.zeros((hidden, LANES), dtype=np.float32)
+    e2 = np.zeros((hidden, LANES), dtype=np.float32)
+    back = np.zeros((hidden, LANES), dtype=np.float32)
+    product = np.zeros((hidden, hidden), dtype=np.float32)
+    fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
+    d_fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
+    out = np.zeros(LANES, dtype=np.float32)
+    delta = np.zeros(LANES, dtype=np.float32)
+    running = np.zeros(LANES, dtype=np.float32)
+    loss = 0.0
+    for first in range(0, batch, LANES):
+        width = min(LANES, batch - first)
+        for lane in range(LANES):
+            source = first + min(lane, width - 1)
+            running[lane] = f32(0.0)
+            for k in range(film.shape[1]):
+                fm[k, lane] = film[source, k]
+            for i in range(n_sites):
+                s[i, lane] = spins[source, i]
+        d_fm[:] = f32(0.0)
+        for i in range(n_sites):
+            for k in range(n_classes):
+                for lane in range(width):
+                    y = beta[first + lane] * fields[i, k, first + lane]
+                    x[k, lane] = y / (one + f32(0.2) * abs(y))
+            scale = f32(1.0 / max(i, 1))
+            for lane in range(LANES):
+                x[n_classes, lane] = running[lane] * scale
+                running[lane] += s[i, lane]
+            # Forwards.
+            if i > 0:
+                for j in range(i):
+                    for h in range(hidden):
+                        gathered[j, h] = w1[relative[i, j], h]
+                np.dot(gathered[:i].T, s[:i], p1)
+            else:
+                p1[:] = f32(0.0)
+            for h in range(hidden):
+                for lane in range(LANES):
+                    p1[h, lane] += b1[i, h]
+                for k in range(n_features):
+                    a = v[k, h]
+                    for lane in range(LANES):
+                        p1[h, lane] += a * x[k, lane]
+                for lane in range(LANES):
+                    y = p1[h, lane] * (one + fm[h, lane]) + fm[hidden + h, lane]
+                    r = one / np.sqrt(one + y * y)
+                    t = y * r
+                    z1[h, lane] = half * y * (one + t)
+                    k1[h, lane] = half * (one + t + t * r * r)
+            np.dot(w2_t, z1, p2)
+            out[:] = bias[i]
+            for h in range(hidden):
+                u = u_site[i, h]
+                for lane in range(LANES):
+                    p2[h, lane] += b2[i, h]
+                    y = p2[h, lane] * (one + fm[2 * hidden + h, lane]) + fm[3 * hidden + h, lane]
+                    r = one / np.sqrt(one + y * y)
+                    t = y * r
+                    a2[h, lane] = half * y * (one + t)
+                    k2[h, lane] = half * (one + t + t * r * r)
+                    out[lane] += u * (a2[h, lane] + z1[h, lane])
+            for k in range(n_features):
+                a = c_site[i, k]
+                for lane in range(LANES):
+                    out[lane] += x[k, lane] * (a + fm[4 * hidden + k, lane])
+            # The loss and its slope.
+            for lane in range(LANES):
+                delta[lane] = f32(0.0)
+            for lane in range(width):
+                source = first + lane
+                logit = (
+                    out[lane]
+                    + site_bias[source, i]
+                    + fm[4 * hidden + n_features, lane]
+                    + beta[source] * (delta_mu[source] - f32(2.0) * fields[i, 0, source])
+                )
+                small = np.exp(-abs(logit))
+                label = labels[i, source]
+                loss += max(logit, f32(0.0)) - logit * label + np.log1p(small)
+                chance = one / (one + small) if logit >= f32(0.0) else small / (one + small)
+                slope = (chance - label) * share
+                delta[lane] = slope
+                d_bias[i] += slope
+                d_site[source, i] = slope
+                d_fm[4 * hidden + n_features, lane] += slope
+            # Backwards.
+            for k in range(n_features):
+                total = f32(0.0)
+                for lane in range(LANES):
+                    d = delta[lane] * x[k, lane]
+                    d_fm[4 * hidden + k, lane] += d
+                    total += d
+                d_c[i, k] += total
+            for h in range(hidden):
+                u = u_site[i, h]
+                g_u, g_b = f32(0.0), f32(0.0)
+                for lane in range(LANES):
+                    d = delta[lane]
+                    g_u += d * (a2[h, lane] + z1[h, lane])
+                    y = d * u * k2[h, lane]
+                    d_fm[2 * hidden + h, lane] += y * p2[h, lane]
+                    d_fm[3 * hidden + h, lane] += y
+                    y *= one + fm[2 * hidden + h, lane]
+                    e2[h, lane] = y
+                    g_b += y
+                d_u[i, h] += g_u
+                d_b2[i, h] += g_b
+            np.dot(z1, e2.T, product)
+            d_w2 += product
+            np.dot(w2, e2, back)
+            for h in range(hidden):
+                u = u_site[i, h]
+                g_b = f32(0.0)
+                for lane in range(LANES):
+                    y = (back[h, lane] + delta[lane] * u) * k1[h, lane]
+                    d_fm[h, lane] += y * p1[h, lane]
+                    d_fm[hidden + h, lane] += y
+                    y *= one + fm[h, lane]
+                    e1[h, lane] = y
+                    g_b += y
+                d_b1[i, h] += g_b
+                for k in range(n_features):
+                    total = f32(0.0)
+                    for lane in range(LANES):
+                        total += x[k, lane] * e1[h, lane]
+                    d_v[k, h] += total
+            if i > 0:
+                np.dot(s[:i], e1.T, gathered[:i])
+                for j in range(i):
+                    for h in range(hidden):
+                        d_w1[relative[i, j], h] += gathered[j, h]
+        for lane in range(width):
+            for k in range(film.shape[1]):
+                d_film[first + lane, k] = d_fm[k, lane]
+    return loss / batch
