@@ -27,7 +27,7 @@ MAX_OTHERS = 5
 """Most other sites in a monomial."""
 _WORDS = CHUNK // 64
 _PLANES = 8
-_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_I64 = ir.IntType(64)
 _VECTOR = ir.VectorType(_I64, _WORDS)
 
 
@@ -73,7 +73,7 @@ def _counter(n_others: int) -> Any:
             stride = b.extract_value(rows_a.strides, 0)
             stride = b.udiv(stride, ir.Constant(_I64, 8))
             offset = b.mul(chunk_v, ir.Constant(_I64, _WORDS))
-            numbers = b.bitcast(index_a.data, _I32.as_pointer())
+            numbers = b.bitcast(index_a.data, ir.IntType(sig.args[1].dtype.bitwidth).as_pointer())
             planes = [cgutils.alloca_once(b, _VECTOR) for _ in range(_PLANES)]
             for plane in planes:
                 b.store(_splat(0), plane)
@@ -123,8 +123,8 @@ _count_1, _count_2, _count_3, _count_4, _count_5 = (_counter(k) for k in range(1
 def count_products(rows, index, position, n_others, n_packs, counts):  # pragma: no cover - compiled
     """Write the number of negative products of one group, a byte a chain: uint64 `counts` (lanes / 8,).
 
-    `rows` is uint64 (n_rows, lanes / 64), `index` uint32: pack by pack the first sites of its `PACK` monomials, then
-    the second sites, ... A group holds at most 255 monomials.
+    `rows` is uint64 (n_rows, lanes / 64), `index` uint16 or uint32: pack by pack the first sites of its `PACK`
+    monomials, then the second sites, ... A group holds at most 255 monomials.
     """
     for chunk in range(rows.shape[1] // 4):
         if n_others == 1:
