@@ -7,7 +7,7 @@ REPORT = results/$(STUDY)/report.html
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: phase-diagram test lint environment lock clean
+.PHONY: phase-diagram test lint benchmarks environment lock clean
 
 phase-diagram: environment
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
@@ -24,6 +24,11 @@ lint: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
+
+# Alone on the machine. The peer that is not a dependency (smol) is left out where it cannot be installed.
+benchmarks: environment
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[benchmarks]'
+	$(BIN)/python benchmarks/monte_carlo.py --write --json benchmarks/monte_carlo.json
 
 environment: $(READY)
 
