@@ -36,6 +36,7 @@ from peers import PEERS, TOLERANCE, OnCell, Unavailable, Work, quiet
 
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial, place_expansion
+from segalflow.energy.single_chain import SingleChain
 from segalflow.expansion.hamiltonian import Cluster, ClusterExpansion, read_expansion
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.wang_landau import density_of_states
@@ -213,7 +214,14 @@ class Ours:
     def _single(self, _: float) -> dict[str, Work]:
         one = np.array([self.temperature])
         chain = LockstepChains(self.model, one, np.zeros(1), seed=1, rule="metropolis")
-        return {"lock step, one chain": self._sweeps(chain)}
+        alone = SingleChain(self.model, self.temperature, 0.0, seed=1)
+        alone.spins = np.random.default_rng(0).choice([-1, 1], self.model.n_sites)
+
+        def steps(n: int) -> int:
+            alone.run(n * self.model.n_sites)
+            return n * self.model.n_sites
+
+        return {"lock step, one chain": self._sweeps(chain), "single chain": steps}
 
     def _totals(self, _: float) -> dict[str, Work]:
         n_chains, n_sites = self.grid.n_chains, self.model.n_sites

@@ -124,3 +124,19 @@ def test_published_expansions_give_the_published_energies(reference, system, n) 
         )
         energy = place_expansion(expansion, cell).energy(occupations[None])[0]
         assert abs(energy - configuration["E_total_eV"]) < 1e-9
+
+
+@pytest.mark.reference
+def test_a_cell_smaller_than_a_figure_is_exact_and_says_so(reference, caplog) -> None:
+    expansion = read_expansion(reference / "cuau" / "eci_published.json")
+    small, large = Supercell(expansion.lattice, [1, 1, 2]), Supercell(expansion.lattice, [8, 8, 8])
+    assert place_expansion(expansion, large).n_sites == 512
+    assert not caplog.records
+    model = place_expansion(expansion, small)
+    assert "the cell of 2 sites is smaller than the figures of" in caplog.text
+    # The same decoration, repeated: the same energy per site.
+    big = np.zeros(512, dtype=np.int8)
+    occupations = np.array([1, 0], dtype=np.int8)
+    big[:] = occupations[small.site_index(0, large.sites[:, 1:])]
+    repeated = place_expansion(expansion, large).energy(big[None])[0] / 512
+    assert model.energy(occupations[None])[0] / 2 == pytest.approx(repeated, abs=1e-12)

@@ -61,10 +61,12 @@ def print_energies(arguments: argparse.Namespace) -> None:
 
     from segalflow.artefacts import read_json, write_table
     from segalflow.energy.polynomial import place_expansion
+    from segalflow.energy.site_functions import place_general
     from segalflow.expansion.hamiltonian import read_expansion
     from segalflow.lattice import map_to_supercell
 
     expansion = read_expansion(arguments.model)
+    place = place_expansion if expansion.lattice.is_binary else place_general
     content = read_json(arguments.configurations)
     try:
         elements, cell, positions = content["elements"], content["cell_A"], content["positions_A"]
@@ -83,7 +85,7 @@ def print_energies(arguments: argparse.Namespace) -> None:
             )
         atoms = Atoms([elements[s] for s in spins], positions=positions, cell=cell, pbc=True)
         supercell, occupations = map_to_supercell(atoms, expansion.lattice)
-        model = model or place_expansion(expansion, supercell)
+        model = model or place(expansion, supercell)
         rows.append({"configuration": label, "energy_eV": float(model.energy(occupations[None])[0])})
     table = pd.DataFrame(rows)
     if arguments.out:

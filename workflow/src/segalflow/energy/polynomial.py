@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from segalflow.errors import ExpansionError
 from segalflow.expansion.hamiltonian import ClusterExpansion
 from segalflow.lattice import Supercell
 from segalflow.units import BOLTZMANN_EV_PER_K
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +260,7 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
     low, high = expansion.point_functions[0][0]
     mean, half = (low + high) / 2, (high - low) / 2  # point function = mean + half * spin
     collected = _Monomials(cell.n_sites)
+    too_large: list[str] = []
     for cluster in expansion.clusters:
         weight = cluster.eci * cell.n_sites / (cell.n_cells * cluster.multiplicity)
         if cluster.order == 0:
@@ -264,6 +268,8 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
             continue
         moved = cell.offsets[:, None, None, :] + cluster.figures[None, :, :, 1:]
         sites = cell.site_index(cluster.figures[None, :, :, 0], moved).reshape(-1, cluster.order)
+        if len(np.unique(sites[0])) < cluster.order:
+            too_large.append(cluster.name)
         # Expand prod (mean + half s): one term only for the usual +-1 functions.
         for size in range(cluster.order + 1):
             factor = mean ** (cluster.order - size) * half**size
@@ -271,6 +277,12 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
                 continue
             for chosen in itertools.combinations(range(cluster.order), size):
                 collected.add(sites[:, chosen], np.full(len(sites), weight * factor))
+    if too_large:
+        _LOG.warning(
+            "the cell of %d sites is smaller than the figures of %d of %d clusters (%s): they wrap onto themselves and "
+            "are summed exactly, but the cell cannot show what they are for",
+            cell.n_sites, len(too_large), len(expansion.clusters), ", ".join(too_large[:5]),
+        )  # fmt: skip
     return collected.polynomial(BOLTZMANN_EV_PER_K, "eV", tiny=1e-14)
 
 
