@@ -39,6 +39,8 @@ from segalflow.segal.sampler import TrainedSampler, torch_logits
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
 MAX_VISITS = 4.0
+# Steps in (T, delta_mu) to the conditions whose draws are proposed to the pool, in turn.
+NEIGHBOURS = ((0, 0), (0, 1), (0, 0), (0, -1), (0, 0), (1, 0))
 
 
 class _Run:
@@ -128,7 +130,7 @@ class LikelihoodObjective:
         self.run = run
         self.chains = LockstepChains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
         self.operations = run.sampler.cell.symmetry_permutations()
-        self.rounds = 0
+        self.rounds = self.refreshes = 0
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
         self.spins = self.fields = None
@@ -150,19 +152,29 @@ class LikelihoodObjective:
                 exchange_grid(self.chains, self.run.shape, axis, (number // 2) % 2, self.run.rng)
 
     def _refresh(self) -> None:
-        """Propose one draw of the network to every chain: independence Metropolis on w = p/q."""
+        """Propose one draw of the network to every chain: independence Metropolis on w = p/q.
+
+        Draws come in turn from the chain's own condition and from its neighbours (any fixed choice is valid): where the
+        pool sits in the wrong phase, and has taught it to the network, the right one is what a neighbour proposes.
+        """
         run, sampler = self.run, self.run.sampler
+        shift = NEIGHBOURS[self.refreshes % len(NEIGHBOURS)]
+        self.refreshes += 1
+        place = [np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(run.shape, shift, strict=True)]
+        source = np.add.outer(place[0] * run.shape[1], place[1]).ravel()
+        temperature, delta_mu = run.temperature[source], run.delta_mu[source]
         old = self.chains.spins.copy()
-        new, log_q_new, energy_new = sampler.sample(run.temperature, run.delta_mu, run.seed())
-        log_q_old = sampler.log_prob(old, run.temperature, run.delta_mu)
+        new, log_q_new, energy_new = sampler.sample(temperature, delta_mu, run.seed())
+        log_q_old = sampler.log_prob(old, temperature, delta_mu)
         energy_old = self.chains.energies()
 
         def log_w(spins: np.ndarray, energy: np.ndarray, log_q: np.ndarray) -> np.ndarray:
             return -run.beta * (energy - run.delta_mu * (spins > 0).sum(1)) - log_q
 
         gain = log_w(new, energy_new, log_q_new) - log_w(old, energy_old, log_q_old)
-        # The mean of log w over p minus that over q is the symmetric divergence; both draws are at hand.
-        self.divergence = 0.8 * self.divergence - 0.2 * gain
+        if shift == (0, 0):
+            # The mean of log w over p minus that over q is the symmetric divergence; both draws are at hand.
+            self.divergence = 0.8 * self.divergence - 0.2 * gain
         accepted = np.log(run.rng.random(len(gain))) < gain
         self.chains.set_spins(np.where(accepted[:, None], new, old))
         run.evaluations += 2 * len(gain)
@@ -225,12 +237,12 @@ class LikelihoodObjective:
 
     def extra(self) -> dict[str, Any]:
         """Counters of the pool."""
-        return {"rounds": self.rounds}
+        return {"rounds": self.rounds, "refreshes": self.refreshes}
 
     def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
         """Put the pool back."""
         self.chains.restore({k.removeprefix("pool."): v for k, v in arrays.items() if k.startswith("pool.")})
-        self.rounds = extra["rounds"]
+        self.rounds, self.refreshes = extra["rounds"], extra["refreshes"]
         self.divergence = arrays["divergence"]
 
 
