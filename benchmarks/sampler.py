@@ -1,0 +1,203 @@
+"""How well SEGAL samples: effective sample sizes over the full published grids, training time, energy evaluations.
+
+    python benchmarks/sampler.py                                # Cu-Au 16 and 128, Ag-Pd 27 and 125, Ising 10x10
+    python benchmarks/sampler.py --systems cuau-512 --steps 8000 --write
+
+For every system the network is trained, the grid is swept by importance sampling with the defensive mixture, and the
+proposal is scored from both sides (its own draws, and a replica-exchange pool that never saw it); the lower of both
+counts. `--paper` adds the paper's network (masked, reverse KL) with the same training time. Times are processor seconds
+of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion
+from segalflow.ensemble import lower_ness
+from segalflow.expansion.hamiltonian import read_expansion
+from segalflow.lattice import Supercell, parent_lattice
+from segalflow.sampling.enumeration import enumerate_exactly
+from segalflow.sampling.importance import sample_importance
+from segalflow.sampling.transfer_matrix import sample_transfer_matrix
+from segalflow.segal.training import train
+
+BEGIN, END = "<!-- sampler.py --write: begin -->", "<!-- sampler.py --write: end -->"
+README = Path(__file__).with_name("README.md")
+CUAU = (np.linspace(200, 1200, 21), np.linspace(-0.24, 0.24, 41))
+AGPD = (np.linspace(200, 900, 15), np.linspace(-0.4, 0.4, 41))
+ISING = (np.linspace(1.5, 3.5, 21), np.linspace(-0.8, 0.8, 17))
+
+
+@dataclass(frozen=True)
+class System:
+    """A cell with the grid it is judged on; `steps` of training."""
+
+    expansion: str | None
+    repeat: tuple[int, int, int]
+    grid: tuple[np.ndarray, np.ndarray]
+    steps: int
+
+
+SYSTEMS = {
+    "ising-10": System(None, (10, 10, 1), ISING, 6000),
+    "ising-20": System(None, (20, 20, 1), ISING, 4000),
+    "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000),
+    "cuau-128": System("cuau", (8, 4, 4), CUAU, 12000),
+    "cuau-256": System("cuau", (8, 8, 4), CUAU, 8000),
+    "cuau-512": System("cuau", (8, 8, 8), CUAU, 4000),
+    "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000),
+    "agpd-125": System("agpd", (5, 5, 5), AGPD, 8000),
+}
+DEFAULT = ("ising-10", "cuau-16", "agpd-27", "cuau-128", "agpd-125")
+TRAINING = {
+    "objective": "likelihood",
+    "batch": 64,
+    "learning_rate": 0.006,
+    "pool_sweeps": 500,
+    "sweeps_per_round": 4,
+    "refresh_every": 5,
+    "adaptive": True,
+    "ness_target": None,
+    "checkpoint_every": 10**9,
+}
+PAPER = {**TRAINING, "objective": "reverse_kl", "learning_rate": 0.001}
+
+
+def place(system: System, reference: Path) -> tuple[SpinPolynomial, Supercell]:
+    """Return the energy and the cell of a system."""
+    if system.expansion is None:
+        cell = Supercell(parent_lattice("square", 1.0, ["down", "up"]), system.repeat)
+        return ising_polynomial(cell), cell
+    expansion = read_expansion(reference / system.expansion / "eci_published.json")
+    cell = Supercell(expansion.lattice, system.repeat)
+    return place_expansion(expansion, cell), cell
+
+
+def exact_log_z(name: str, system: System, model: SpinPolynomial, cell: Supercell) -> np.ndarray | None:
+    """Return the exact log Z over the grid where it can be had."""
+    species = cell.lattice.species[0]
+    if model.n_sites <= 27:
+        return enumerate_exactly(model, species, *system.grid)["log_z"].values
+    if name == "ising-10":
+        return sample_transfer_matrix(system.repeat[:2], species, *system.grid)["log_z"].values
+    return None
+
+
+def measure(
+    name: str, reference: Path, steps: int | None, draws: int, paper: bool, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Train, sweep and report one system, and the paper's network beside it."""
+    system = SYSTEMS[name]
+    model, cell = place(system, reference)
+    exact = exact_log_z(name, system, model, cell)
+    networks = [("physics", {"kind": "physics", "sizes": {}}, {**TRAINING, "steps": steps or system.steps})]
+    if paper:
+        made = {"kind": "made", "sizes": {"layers": 3, "width": 2, "activation": "sigmoid"}}
+        networks.append(("paper", made, {**PAPER, "steps": 0}))
+    seconds = 0.0
+    for label, network, training in networks:
+        if label == "paper":
+            training = {**training, "steps": _steps_in(seconds, model, cell, system, network, training)}
+        start = time.process_time()
+        sampler = train(model, cell, *system.grid, network=network, training=training, seed=1)
+        spent = time.process_time() - start
+        seconds = seconds or spent
+        start = time.process_time()
+        table = sample_importance(
+            sampler, cell.lattice.species[0], *system.grid, seed=2, samples_per_condition=draws, max_factor=1
+        )
+        swept = time.process_time() - start
+        ness = lower_ness(table)
+        error = None
+        if exact is not None:
+            error = float(np.abs(table["log_z"].values - exact).max() / model.n_sites)
+        report(
+            {
+                "system": name,
+                "network": label,
+                "steps": training["steps"],
+                "train_s": spent,
+                "sweep_s": swept,
+                "evaluations": float(sampler.history["energy_evaluations"].iloc[-1]),
+                "q": _quantiles(table["ness"].values),
+                "p": _quantiles(table["ness_p"].values),
+                "lower": _quantiles(ness),
+                "above_0.1": float((ness > 0.1).mean()),
+                "above_0.5": float((ness > 0.5).mean()),
+                "log_z_error_per_site": error,
+            }
+        )
+
+
+def _steps_in(seconds: float, model, cell, system: System, network: dict, training: dict) -> int:
+    """Steps of a network that fill the time, from a short trial."""
+    start = time.process_time()
+    train(model, cell, *system.grid, network=network, training={**training, "steps": 20}, seed=1)
+    return max(20, int(20 * seconds / (time.process_time() - start)))
+
+
+def _quantiles(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.percentile(values, [0, 5, 50])]
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown."""
+    head = (
+        "| system | network | steps | training, s | evaluations | NESS q: min / 5 % / median | p: min / 5 % / median | "
+        "lower: min / 5 % / median | > 0.1 | max error of log Z per site |\n" + "|---" * 10 + "|"
+    )
+    lines = []
+    for r in rows:
+        sides = [" / ".join(f"{v:.3f}" for v in r[side]) for side in ("q", "p", "lower")]
+        error = "–" if r["log_z_error_per_site"] is None else f"{r['log_z_error_per_site']:.1e}"
+        lines.append(
+            f"| {r['system']} | {r['network']} | {r['steps']} | {r['train_s']:.0f} | {r['evaluations']:.1e} | "
+            f"{' | '.join(sides)} | {100 * r['above_0.1']:.1f} % | {error} |"
+        )
+    return "\n".join([head, *lines])
+
+
+def main() -> None:
+    """Measure, print, and with `--write` keep the table in the README beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(DEFAULT))
+    parser.add_argument("--reference", type=Path, default=None, help="folder of the published expansions")
+    parser.add_argument("--steps", type=int, default=None, help="steps of training instead of each system's own")
+    parser.add_argument("--draws", type=int, default=1000, help="draws a condition")
+    parser.add_argument("--paper", action="store_true", help="also the paper's network for the same time")
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
+    arguments = parser.parse_args()
+    default = os.environ.get("SEGALFLOW_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "reference")
+    reference = arguments.reference or Path(default)
+    rows: list[dict[str, Any]] = []
+
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(table_of([row]), flush=True)
+
+    for name in arguments.systems:
+        measure(name, reference, arguments.steps, arguments.draws, arguments.paper, report)
+    print(table_of(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.write:
+        before, _, rest = README.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        machine = platform.processor() or platform.machine()
+        README.write_text(f"{before}{BEGIN}\n\n{machine}, one core.\n\n{table_of(rows)}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
