@@ -10,7 +10,7 @@ from segalflow.lattice import Supercell, parent_lattice
 from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
 from segalflow.segal.gradients import likelihood_step
-from segalflow.segal.network import PhysicsNetwork, build_network
+from segalflow.segal.network import PhysicsNetwork, build_network, seen_sites
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
 from segalflow.segal.training import GRADIENTS, autograd_step, train
 
@@ -30,6 +30,7 @@ TRAINING = {
 }
 NETWORKS = {
     "physics": {"kind": "physics", "sizes": {"hidden": 8}},
+    "windowed": {"kind": "physics", "sizes": {"hidden": 8, "window": 1.5}},
     "made": {"kind": "made", "sizes": {"layers": 2, "width": 2}},
 }
 T, MU = np.array([1.5, 2.5, 4.0]), np.array([-0.5, 0.0, 0.5, 1.0])
@@ -166,9 +167,7 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -
     from segalflow.segal import training as module
 
     original = module._Run.descend
-    monkeypatch.setattr(
-        module._Run, "descend", lambda s, x: original(s, float("nan") if s.step == 15 else x)
-    )
+    monkeypatch.setattr(module._Run, "descend", lambda s, x: original(s, float("nan") if s.step == 15 else x))
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
         train(
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9, work=tmp_path
@@ -220,9 +219,9 @@ def test_an_unknown_objective_is_refused() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("batch", [1, 64, 100])
-def test_fused_gradients_equal_autograd(batch) -> None:
-    sampler = untrained("physics")
+@pytest.mark.parametrize(("batch", "kind"), [(1, "physics"), (64, "physics"), (100, "windowed")])
+def test_fused_gradients_equal_autograd(batch, kind) -> None:
+    sampler = untrained(kind)
     rng = np.random.default_rng(batch)
     with torch.no_grad():
         for parameter in sampler.network.parameters():
@@ -251,3 +250,15 @@ def test_training_stops_at_a_gradient_that_is_not_finite(monkeypatch) -> None:
     monkeypatch.setitem(GRADIENTS, PhysicsNetwork, broken)
     with pytest.raises(TrainingError, match="the gradient is nan at step 0"):
         train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=1)
+
+
+def test_a_window_sees_only_near_sites() -> None:
+    cell = Supercell(SQUARE, [6, 6, 1])
+    starts, seen = seen_sites(cell, 1.5)
+    near = seen[starts[20] : starts[21]]
+    apart = np.abs(cell.positions[near] - cell.positions[20])[:, :2]
+    apart = np.minimum(apart, 6 - apart)
+    assert len(near) == 4
+    assert np.linalg.norm(apart, axis=1).max() < 1.5
+    everything, _ = seen_sites(cell, None)
+    assert np.array_equal(np.diff(everything), np.arange(36))

@@ -46,7 +46,8 @@ def likelihood_step(
     loss = _step(
         spins, np.ascontiguousarray(fields.transpose(1, 2, 0)), np.ascontiguousarray(labels.T),
         beta.astype(np.float32), delta_mu.astype(np.float32),
-        film.detach().numpy(), site.detach().numpy(), network.relative.numpy(),
+        film.detach().numpy(), site.detach().numpy(), network.starts.numpy(), network.seen.numpy(),
+        network.displacement.numpy(),
         w["w1"], w["v"], w["b1"], w["w2"], np.ascontiguousarray(w["w2"].T), w["b2"], w["u_site"] + w["u"], w["c_site"],
         w["bias"], grads["w1"], grads["v"], grads["b1"], grads["w2"], grads["b2"], grads["u_site"], grads["c_site"],
         grads["bias"], film_grad, site_grad,
@@ -63,7 +64,8 @@ def likelihood_step(
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
 def _step(
-    spins, fields, labels, beta, delta_mu, film, site_bias, relative, w1, v, b1, w2, w2_t, b2, u_site, c_site, bias,
+    spins, fields, labels, beta, delta_mu, film, site_bias, starts, seen, displacement, w1, v, b1, w2, w2_t, b2, u_site,
+    c_site, bias,
     d_w1, d_v, d_b1, d_w2, d_b2, d_u, d_c, d_bias, d_film, d_site,
 ):  # pragma: no cover - compiled  # fmt: skip
     batch, n_sites = spins.shape
@@ -75,6 +77,7 @@ def _step(
     s = np.zeros((n_sites, LANES), dtype=np.float32)
     x = np.zeros((n_features, LANES), dtype=np.float32)
     gathered = np.zeros((n_sites, hidden), dtype=np.float32)
+    near = np.zeros((n_sites, LANES), dtype=np.float32)
     p1 = np.zeros((hidden, LANES), dtype=np.float32)  # before modulation
     z1 = np.zeros((hidden, LANES), dtype=np.float32)
     k1 = np.zeros((hidden, LANES), dtype=np.float32)  # slopes of the gates
@@ -111,11 +114,15 @@ def _step(
                 x[n_classes, lane] = running[lane] * scale
                 running[lane] += s[i, lane]
             # Forwards.
-            if i > 0:
-                for j in range(i):
-                    for h in range(hidden):
-                        gathered[j, h] = w1[relative[i, j], h]
-                np.dot(gathered[:i].T, s[:i], p1)
+            first_seen, n_seen = starts[i], starts[i + 1] - starts[i]
+            for m in range(n_seen):
+                source = seen[first_seen + m]
+                for h in range(hidden):
+                    gathered[m, h] = w1[displacement[first_seen + m], h]
+                for lane in range(LANES):
+                    near[m, lane] = s[source, lane]
+            if n_seen > 0:
+                np.dot(gathered[:n_seen].T, near[:n_seen], p1)
             else:
                 p1[:] = f32(0.0)
             for h in range(hidden):
@@ -208,11 +215,11 @@ def _step(
                     for lane in range(LANES):
                         total += x[k, lane] * e1[h, lane]
                     d_v[k, h] += total
-            if i > 0:
-                np.dot(s[:i], e1.T, gathered[:i])
-                for j in range(i):
+            if n_seen > 0:
+                np.dot(near[:n_seen], e1.T, gathered[:n_seen])
+                for m in range(n_seen):
                     for h in range(hidden):
-                        d_w1[relative[i, j], h] += gathered[j, h]
+                        d_w1[displacement[first_seen + m], h] += gathered[m, h]
         for lane in range(width):
             for k in range(film.shape[1]):
                 d_film[first + lane, k] = d_fm[k, lane]

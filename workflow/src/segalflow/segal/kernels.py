@@ -34,7 +34,9 @@ def run_pass(
     row,
     film,
     site_bias,
-    relative,
+    starts,
+    seen,
+    displacement,
     n_classes,
     start,
     coefficient,
@@ -65,6 +67,7 @@ def run_pass(
     z2 = np.zeros((hidden, LANES), dtype=np.float32)
     x = np.zeros((n_features, LANES), dtype=np.float32)
     gathered = np.zeros((n_sites, hidden), dtype=np.float32)
+    near = np.zeros((n_sites, LANES), dtype=np.float32)
     fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
     out = np.zeros(LANES, dtype=np.float32)
     total = np.zeros(LANES, dtype=np.float32)
@@ -142,11 +145,15 @@ def run_pass(
             for lane in range(LANES):
                 x[n_classes, lane] = running[lane] * scale
             # First layer: placed spins by displacement, as one matrix product over the block.
-            for j in range(i):
+            first_seen, n_seen = starts[i], starts[i + 1] - starts[i]
+            for m in range(n_seen):
+                source = seen[first_seen + m]
                 for h in range(hidden):
-                    gathered[j, h] = w1[relative[i, j], h]
-            if i > 0:
-                np.dot(gathered[:i].T, s[:i], z1)
+                    gathered[m, h] = w1[displacement[first_seen + m], h]
+                for lane in range(LANES):
+                    near[m, lane] = s[source, lane]
+            if n_seen > 0:
+                np.dot(gathered[:n_seen].T, near[:n_seen], z1)
             else:
                 z1[:] = 0.0
             for h in range(hidden):

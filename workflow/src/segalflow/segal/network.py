@@ -40,27 +40,59 @@ def relative_sites(cell: Supercell) -> np.ndarray:
     return (sub[:, None] * n_sub + sub[None, :]) * cell.n_cells + displaced
 
 
+def seen_sites(cell: Supercell, window: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return which earlier sites each site sees, compressed rows: starts (n_sites + 1,) and sites.
+
+    Args:
+        cell: the cell.
+        window: largest distance to the nearest image, Angstrom; None sees all earlier sites. With a window the cost of
+            a sample grows as the number of sites, and not as its square.
+    """
+    n = cell.n_sites
+    rows = [np.arange(i) for i in range(n)]
+    if window is not None:
+        images = np.array([i for i in np.ndindex(3, 3, 3)]) - 1
+        images = images[[all(p or not o for p, o in zip(cell.lattice.pbc, image, strict=True)) for image in images]]
+        shifts = images @ cell.cell
+        nearest = np.empty((n, n))
+        for i in range(n):
+            apart = cell.positions - cell.positions[i]
+            nearest[i] = np.linalg.norm(apart[:, None] + shifts, axis=2).min(axis=1)
+        rows = [row[nearest[i, :i] <= window + 1e-6] for i, row in enumerate(rows)]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    return starts.astype(np.int64), np.concatenate(rows).astype(np.int64)
+
+
 class PhysicsNetwork(nn.Module):
     """Shared-weight network on physical features (the recommended architecture).
 
     ``logit_i = beta dmu - 2 beta h_i^(0) + u_i . z2 + C_i . x + bias``: the exact conditional of the placed part plus a
     correction by two small layers over the reduced open fields, the running mean and the placed spins, whose weights
-    depend only on the displacement between sites; T and delta_mu modulate both layers.
+    depend only on the displacement between sites; T and delta_mu modulate both layers. `window` (Angstrom) limits the
+    placed spins a site sees (`seen_sites`), for large cells; the fields and the running mean still hold all of them.
     """
 
     kind = "physics"
 
-    def __init__(self, cell: Supercell, n_classes: int, hidden: int = 32) -> None:
+    def __init__(self, cell: Supercell, n_classes: int, hidden: int = 32, window: float | None = None) -> None:
         super().__init__()
         n = cell.n_sites
         relative = relative_sites(cell)
+        starts, seen = seen_sites(cell, window)
+        site = np.repeat(np.arange(n), np.diff(starts))
+        if window is not None:
+            # Number only the displacements that occur.
+            used, number = np.unique(relative[site, seen], return_inverse=True)
+            numbers, n_displacements = number.ravel(), len(used)
+        else:
+            numbers, n_displacements = relative[site, seen], int(relative.max()) + 1
         self.n_sites, self.n_classes, self.hidden = n, n_classes, hidden
-        self.register_buffer("relative", torch.from_numpy(relative.copy()), persistent=False)
-        self.register_buffer("past", torch.tril(torch.ones(n, n), diagonal=-1), persistent=False)
+        for name, value in (("starts", starts), ("seen", seen), ("displacement", numbers), ("site", site)):
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.int64)), persistent=False)
         self.register_buffer("counts", torch.arange(n).clamp(min=1).float(), persistent=False)
         n_features = n_classes + 1
         scale = hidden**-0.5
-        self.w1 = nn.Parameter(0.02 * torch.randn(int(relative.max()) + 1, hidden))
+        self.w1 = nn.Parameter(0.02 * torch.randn(max(n_displacements, 1), hidden))
         self.v = nn.Parameter(0.1 * torch.randn(n_features, hidden))
         self.b1 = nn.Parameter(torch.zeros(n, hidden))
         self.w2 = nn.Parameter(scale * torch.randn(hidden, hidden))
@@ -98,7 +130,7 @@ class PhysicsNetwork(nn.Module):
         mean = torch.cat([torch.zeros_like(running[:, :1]), running[:, :-1]], dim=1) / self.counts
         reduced = squash(beta[:, None, None] * fields)
         x = torch.cat([reduced, mean[:, :, None]], dim=2)
-        dense = self.w1[self.relative] * self.past[:, :, None]  # (i, j, hidden)
+        dense = spins.new_zeros(n, n, hidden).index_put((self.site, self.seen), self.w1[self.displacement])
         seen = (spins @ dense.permute(1, 0, 2).reshape(n, n * hidden)).view(-1, n, hidden)
         z1 = gate((seen + x @ self.v + self.b1) * (1 + g1) + d1)
         z2 = gate((z1 @ self.w2 + self.b2) * (1 + g2) + d2) + z1

@@ -115,7 +115,8 @@ def _run_physics(sampler: TrainedSampler):
         log_p, energy = np.empty(len(spins)), np.empty(len(spins))
         run_pass(
             draw, spins, states, 1.0 / (sampler.model.boltzmann * temperature), delta_mu, row,
-            np.ascontiguousarray(film), np.ascontiguousarray(site_bias), network.relative.numpy(), fields.n_classes,
+            np.ascontiguousarray(film), np.ascontiguousarray(site_bias), network.starts.numpy(), network.seen.numpy(),
+            network.displacement.numpy(), fields.n_classes,
             fields.start, fields.coefficient, fields.n_placed, fields.placed, sampler.model.constant,
             w["w1"], w["v"], w["b1"], w["w2"], w["b2"], w["u_site"] + w["u"], w["c_site"], w["bias"], log_p, energy,
         )  # fmt: skip
