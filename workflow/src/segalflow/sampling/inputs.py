@@ -13,6 +13,7 @@ from segalflow.cells import read_cell, read_grid
 from segalflow.energy.polynomial import SpinPolynomial, place_expansion
 from segalflow.ensemble import source_attributes
 from segalflow.expansion.hamiltonian import read_expansion
+from segalflow.lattice import Supercell
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class SamplingInputs:
     """The system of one cell.
 
     Attributes:
-        model: the expansion's energy on the cell.
+        cell: the cell.
+        model: the expansion's energy on it.
         species: the two species; index 0 is the reference of delta_mu.
         temperature: K, shape (n_temperatures,).
         delta_mu: eV, shape (n_delta_mu,).
         attributes: what the ensemble table says about its source.
     """
 
+    cell: Supercell
     model: SpinPolynomial
     species: tuple[str, ...]
     temperature: np.ndarray
@@ -48,6 +51,7 @@ def read_inputs(expansion: str | Path, cell: str | Path, grid: str | Path, name:
     """
     placed, conditions, fitted = read_cell(cell), read_grid(grid), read_expansion(expansion)
     return SamplingInputs(
+        placed,
         place_expansion(fitted, placed),
         placed.lattice.species[0],
         conditions.temperature,
