@@ -9,10 +9,10 @@ from segalflow.errors import ArtefactError, SamplingError, TrainingError
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
-from segalflow.segal.gradients import likelihood_step
+from segalflow.segal.gradients import GRADIENTS, autograd_step, likelihood_step
 from segalflow.segal.network import PhysicsNetwork, build_network, seen_sites
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
-from segalflow.segal.training import GRADIENTS, autograd_step, train
+from segalflow.segal.training import train
 
 SQUARE = parent_lattice("square", 1.0, ["down", "up"])
 CELL = Supercell(SQUARE, [3, 4, 1])

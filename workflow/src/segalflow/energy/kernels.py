@@ -22,7 +22,7 @@ from segalflow.energy.bitslice import count_products, pack_row
 # memory as uint8 (..., n_rows, lanes); `bits` uint64 (..., n_rows, lanes / 64), or no columns where bytes are counted.
 Rows = namedtuple("Rows", "words row_bytes bits")
 
-# Groups of monomials (`segalflow.energy.lockstep.GroupTable`) with their coefficients ready for use.
+# Groups of monomials (`segalflow.energy.groups.GroupTable`) with their coefficients ready for use.
 Groups = namedtuple("Groups", "start n_others n_packs position factor base index")
 
 MAX_COUNT = 252

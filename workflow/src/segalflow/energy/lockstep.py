@@ -8,12 +8,11 @@ alone and the chains independent given the sequence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from segalflow.energy import bitslice, kernels
+from segalflow.energy.groups import GroupTable, energy_groups, site_groups
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError, suggest
 
@@ -26,144 +25,6 @@ MAX_SLICED_LANES = 1024
 """Chains in a block of bits: a site's list of monomials is read once for all of them."""
 MAX_IDLE = 0.35
 """Bits are used where padding to whole vectors leaves at most this share of them idle, relative to the chains."""
-
-
-@dataclass(frozen=True, eq=False)
-class GroupTable:
-    """Monomials of equal coefficient and order, in packs padded with the all-zero row.
-
-    Attributes:
-        start: groups of site i are ``start[i]:start[i+1]``, shape (n_sites + 1,) (energy table: all groups at once).
-        n_others, n_packs, position: per group: sites in a monomial, packs, first entry in `index`.
-        coefficient: per group, eV.
-        index: row numbers, pack by pack, the first site of its monomials, then the second, ...
-        base: per site: sum of the coefficients of its monomials (all spins +1), eV.
-    """
-
-    start: np.ndarray
-    n_others: np.ndarray
-    n_packs: np.ndarray
-    position: np.ndarray
-    coefficient: np.ndarray
-    index: np.ndarray
-    base: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Monomials:
-    """Monomials with an equal number of other sites, for `group_monomials`.
-
-    Attributes:
-        owner: the list each belongs to, shape (n,).
-        others: its other sites, shape (n, k).
-        kind: number of its coefficient, shape (n,).
-        coefficients: the distinct coefficients, eV.
-    """
-
-    owner: np.ndarray
-    others: np.ndarray
-    kind: np.ndarray
-    coefficients: np.ndarray
-
-
-def group_monomials(n_rows: int, n_owners: int, monomials: Iterable[Monomials], pack: int) -> GroupTable:
-    """Pack monomials for counting.
-
-    Args:
-        n_rows: number of real rows; row `n_rows` is the all-zero row.
-        n_owners: number of lists of groups (sites; or 1 for energies).
-        monomials: in portions; monomials of one list and coefficient are in one portion.
-        pack: monomials in a pack.
-    """
-    owners, others_of, packs_of, starts, values, indices = [], [], [], [], [], []
-    base = np.zeros(n_owners)
-    length = 0
-    number = np.uint16 if n_rows < 2**16 else np.uint32
-    for part in monomials:
-        base += np.bincount(part.owner, weights=part.coefficients[part.kind], minlength=n_owners)
-        k = part.others.shape[1]
-        if k == 0 or not len(part.owner):
-            continue
-        key = part.owner.astype(np.int64) * len(part.coefficients) + part.kind
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        first = np.flatnonzero(np.diff(key, prepend=-1))
-        rank = np.arange(len(key)) - np.repeat(first, np.diff(first, append=len(key)))
-        opens = np.flatnonzero(rank % kernels.MAX_COUNT == 0)  # pieces of a group, each small enough to count
-        size = np.diff(opens, append=len(key))
-        n_packs = -(-size // pack)
-        start = length + np.concatenate([[0], np.cumsum(n_packs[:-1])]) * (pack * k)
-        index = np.full(int(n_packs.sum()) * pack * k, n_rows, dtype=number)
-        rank %= kernels.MAX_COUNT
-        place = np.repeat(start - length, size) + (rank // pack) * (pack * k) + rank % pack
-        for j in range(k):
-            index[place + j * pack] = part.others[order, j]
-        owners.append(part.owner[order[opens]])
-        others_of.append(np.full(len(opens), k))
-        packs_of.append(n_packs)
-        starts.append(start)
-        values.append(part.coefficients[part.kind[order[opens]]])
-        indices.append(index)
-        length += len(index)
-    if not owners:
-        none = np.zeros(0, dtype=np.int64)
-        return GroupTable(np.zeros(n_owners + 1, np.int64), none, none, none, np.zeros(0), np.zeros(0, number), base)
-    owner = np.concatenate(owners)
-    order = np.argsort(owner, kind="stable")
-    return GroupTable(
-        np.searchsorted(owner[order], np.arange(n_owners + 1)).astype(np.int64),
-        np.concatenate(others_of)[order].astype(np.int64),
-        np.concatenate(packs_of)[order].astype(np.int64),
-        np.concatenate(starts)[order].astype(np.int64),
-        np.concatenate(values)[order],
-        np.concatenate(indices),
-        base,
-    )
-
-
-def _kinds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct coefficients and, for each value, the number of its own.
-
-    Sums of equal ECIs in another order differ in the last bits: 11 significant digits decide equality.
-    """
-    scale = 10.0 ** (10 - np.floor(np.log10(np.abs(values))))
-    _, kind = np.unique(np.round(values * scale) / scale, return_inverse=True)
-    kind = kind.ravel().astype(np.int32)
-    return np.bincount(kind, weights=values) / np.maximum(np.bincount(kind), 1), kind
-
-
-SITES_AT_ONCE = 256
-"""Sites whose groups are made together: their monomials are the largest temporary arrays."""
-
-
-def site_groups(model: SpinPolynomial, pack: int) -> GroupTable:
-    """Return the groups of every site's other spins (for local fields)."""
-
-    def monomials() -> Iterator[Monomials]:
-        for members, values in zip(model.members, model.coefficients, strict=True):
-            if not len(values):
-                continue
-            coefficients, kind = _kinds(values)
-            for low in range(0, model.n_sites, SITES_AT_ONCE):
-                chosen = (members >= low) & (members < low + SITES_AT_ONCE)
-                rows, columns = np.nonzero(chosen)
-                others = members[rows]
-                keep = np.arange(members.shape[1]) != columns[:, None]
-                others = others[keep].reshape(len(rows), -1)
-                yield Monomials(members[rows, columns], others, kind[rows], coefficients)
-
-    return group_monomials(model.n_sites, model.n_sites, monomials(), pack)
-
-
-def energy_groups(model: SpinPolynomial, pack: int) -> GroupTable:
-    """Return the groups of all monomials (for total energies)."""
-
-    def monomials() -> Iterator[Monomials]:
-        for members, values in zip(model.members, model.coefficients, strict=True):
-            coefficients, kind = _kinds(values)
-            yield Monomials(np.zeros(len(values), dtype=np.int64), members, kind, coefficients)
-
-    return group_monomials(model.n_sites, 1, monomials(), pack)
 
 
 def _pays_to_slice(model: SpinPolynomial, n_chains: int) -> bool:

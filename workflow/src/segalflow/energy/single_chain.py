@@ -9,8 +9,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from segalflow.energy.groups import site_groups
 from segalflow.energy.kernels import draw_words
-from segalflow.energy.lockstep import RULES, seed_states, site_groups
+from segalflow.energy.lockstep import RULES, seed_states
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError, suggest
 

@@ -7,6 +7,8 @@ which gets its gradient. `segalflow.segal.network.PhysicsNetwork.logits` is the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import torch
@@ -224,3 +226,32 @@ def _step(
             for k in range(film.shape[1]):
                 d_film[first + lane, k] = d_fm[k, lane]
     return loss / batch
+
+
+def autograd_step(
+    network: torch.nn.Module,
+    spins: np.ndarray,
+    fields: np.ndarray,
+    labels: np.ndarray,
+    beta: np.ndarray,
+    delta_mu: np.ndarray,
+    condition: torch.Tensor,
+) -> float:
+    """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`)."""
+    logits = network.logits(
+        torch.from_numpy(spins.astype(np.float32)),
+        torch.from_numpy(fields),
+        torch.from_numpy(beta.astype(np.float32)),
+        torch.from_numpy(delta_mu.astype(np.float32)),
+        condition,
+    )
+    # Its floor is the labels' own entropy, not zero.
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels), reduction="sum")
+    loss = loss / len(spins)
+    network.zero_grad(set_to_none=True)
+    loss.backward()
+    return float(loss.detach())
+
+
+GRADIENTS: dict[type, Callable[..., float]] = {PhysicsNetwork: likelihood_step}
+"""Fused gradients by network; `autograd_step` serves the others."""

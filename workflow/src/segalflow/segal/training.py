@@ -32,13 +32,15 @@ from segalflow.lattice import Supercell
 from segalflow.progress import bar
 from segalflow.provenance import code_fingerprint, content_hash
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
-from segalflow.segal.gradients import likelihood_step
-from segalflow.segal.network import PhysicsNetwork, build_network
+from segalflow.segal.gradients import GRADIENTS, autograd_step
+from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
 MAX_VISITS = 4.0
+# Decorations of each condition kept from the first pool, and the share of a round that they replace.
+KEPT, REPLAYED = 16, 0.2
 # Steps in (T, delta_mu) to the conditions whose draws are proposed to the pool, in turn.
 NEIGHBOURS = ((0, 0), (0, 1), (0, 0), (0, -1), (0, 0), (1, 0))
 
@@ -133,18 +135,30 @@ class LikelihoodObjective:
         self.rounds = self.refreshes = 0
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
-        self.spins = self.fields = None
+        self.spins = self.fields = self.kept = self.kept_fields = None
 
     def prepare(self) -> None:
-        """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot."""
+        """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
+
+        A few decorations of each condition are kept for good (`REPLAYED`): a phase that is stable in a narrow range
+        only can die out in the few chains that hold it, and would then be forgotten.
+        """
         run = self.run
         t, m = run.sampler.grid
         pool, spent = equilibrium_pool(
-            run.sampler.model, t, m, seed=run.seed(), sweeps=run.settings["pool_sweeps"], n_samples=2
+            run.sampler.model, t, m, seed=run.seed(), sweeps=run.settings["pool_sweeps"], n_samples=KEPT
         )
-        pool = pool.reshape(len(run.temperature), 2, -1)
-        self.chains.set_spins(pool[np.arange(len(pool)), run.rng.integers(0, 2, len(pool))])
-        run.evaluations += spent
+        pool = pool.reshape(len(run.temperature), -1, run.sampler.n_sites)
+        self.kept = np.ascontiguousarray(pool.transpose(1, 0, 2))
+        self._measure_kept()
+        self.chains.set_spins(pool[np.arange(len(pool)), run.rng.integers(0, pool.shape[1], len(pool))])
+        run.evaluations += spent + self.kept.size
+
+    def _measure_kept(self) -> None:
+        self.kept_fields = np.empty(self.kept.shape, dtype=np.float32)
+        for number, spins in enumerate(self.kept):
+            self.chains.set_spins(spins)
+            self.kept_fields[number] = self.chains.local_fields()
 
     def _exchange(self, number: int) -> None:
         for axis in (0, 1):
@@ -190,6 +204,9 @@ class LikelihoodObjective:
         self.rounds += 1
         spins, fields = self.chains.spins, self.chains.local_fields()
         run.evaluations += spins.size
+        replayed = np.flatnonzero(run.rng.random(len(spins)) < REPLAYED)
+        which = run.rng.integers(0, len(self.kept), len(replayed))
+        spins[replayed], fields[replayed] = self.kept[which, replayed], self.kept_fields[which, replayed]
         moved = self.operations[run.rng.integers(0, len(self.operations), len(spins))]
         rows = np.arange(len(spins))[:, None]
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
@@ -233,7 +250,9 @@ class LikelihoodObjective:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of the pool."""
-        return {"divergence": self.divergence} | {f"pool.{k}": np.asarray(v) for k, v in self.chains.state().items()}
+        return {"divergence": self.divergence, "kept": self.kept} | {
+            f"pool.{k}": np.asarray(v) for k, v in self.chains.state().items()
+        }
 
     def extra(self) -> dict[str, Any]:
         """Counters of the pool."""
@@ -241,6 +260,8 @@ class LikelihoodObjective:
 
     def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
         """Put the pool back."""
+        self.kept = arrays["kept"]
+        self._measure_kept()
         self.chains.restore({k.removeprefix("pool."): v for k, v in arrays.items() if k.startswith("pool.")})
         self.rounds, self.refreshes = extra["rounds"], extra["refreshes"]
         self.divergence = arrays["divergence"]
@@ -287,34 +308,6 @@ class ReverseObjective:
     def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
         """No state of its own."""
 
-
-def autograd_step(
-    network: torch.nn.Module,
-    spins: np.ndarray,
-    fields: np.ndarray,
-    labels: np.ndarray,
-    beta: np.ndarray,
-    delta_mu: np.ndarray,
-    condition: torch.Tensor,
-) -> float:
-    """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`)."""
-    logits = network.logits(
-        torch.from_numpy(spins.astype(np.float32)),
-        torch.from_numpy(fields),
-        torch.from_numpy(beta.astype(np.float32)),
-        torch.from_numpy(delta_mu.astype(np.float32)),
-        condition,
-    )
-    # Its floor is the labels' own entropy, not zero.
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels), reduction="sum")
-    loss = loss / len(spins)
-    network.zero_grad(set_to_none=True)
-    loss.backward()
-    return float(loss.detach())
-
-
-GRADIENTS: dict[type, Callable[..., float]] = {PhysicsNetwork: likelihood_step}
-"""Fused gradients by network; `autograd_step` serves the others."""
 
 OBJECTIVES: dict[str, Callable[[_Run], Any]] = {"likelihood": LikelihoodObjective, "reverse_kl": ReverseObjective}
 
