@@ -44,7 +44,7 @@ def test_a_cells_override_is_put_into_its_block_only(config, schema) -> None:
     config["cells"]["small"]["grid"] = {"delta_mu": [0.0, 0.1]}
     prepared = prepare_study(config, schema)
     assert cell_settings(prepared, "small", "segal")["training"]["steps"] == 7
-    assert cell_settings(prepared, "small", "segal")["training"]["batch"] == 50
+    assert cell_settings(prepared, "small", "segal")["training"]["batch"] == 64
     assert cell_settings(prepared, "main", "segal")["training"]["steps"] != 7
     assert cell_settings(prepared, "small", "grid")["delta_mu"] == [0.0, 0.1]
 

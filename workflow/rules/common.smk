@@ -109,6 +109,19 @@ def of_calculation(path):
     )
 
 
+def expansion_settings(*keys):
+    """Settings of the wildcard's expansion that a rule uses."""
+    return lambda wildcards: {
+        k: v for k, v in CONFIG["expansions"][wildcards.expansion].items() if k in keys
+    }
+
+
+def dataset_if_named(wildcards):
+    """The dataset of the wildcard's expansion; a published one may have none."""
+    named = "calculation" in CONFIG["expansions"][wildcards.expansion]
+    return of_calculation("dataset.extxyz")(wildcards) if named else []
+
+
 def ensembles(cells):
     """Ensemble tables of some cells."""
     return [
@@ -126,3 +139,8 @@ def structure_ids():
 
 ENSEMBLES = ensembles(CONFIG["cells"])
 DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
+PUBLISHED = [
+    name for name, expansion in CONFIG["expansions"].items() if "published" in expansion
+]
+# A pattern that matches nothing where there is none.
+NOTHING = "(?!)"

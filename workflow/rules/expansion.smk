@@ -10,6 +10,9 @@ rule fit_expansion:
         "logs/{study}/fit_expansion/{expansion}.log",
     benchmark:
         "results/{study}/benchmarks/fit_expansion/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
+        or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1
@@ -19,7 +22,98 @@ rule fit_expansion:
     params:
         code=code("fit_expansion.py"),
         lattice=block("lattice"),
-        expansion=block("expansions", "{expansion}"),
+        expansion=expansion_settings("basis", "fit"),
         seed=seed("fit_expansion"),
     script:
         "../../scripts/fit_expansion.py"
+
+
+rule import_expansion:
+    input:
+        published=lambda wildcards: CONFIG["expansions"][wildcards.expansion][
+            "published"
+        ],
+        dataset=dataset_if_named,
+    output:
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+        metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
+        hull=update("results/{study}/expansion/{expansion}/hull.csv"),
+        predictions=update("results/{study}/expansion/{expansion}/predictions.csv"),
+    log:
+        "logs/{study}/import_expansion/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/import_expansion/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(PUBLISHED) or NOTHING,
+    conda:
+        "../../envs/expansion.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code("import_expansion.py"),
+        lattice=block("lattice"),
+        expansion=expansion_settings(
+            "published", "published_sha256", "published_zero", "ground_states"
+        ),
+        seed=seed("search_ground_states"),
+    script:
+        "../../scripts/import_expansion.py"
+
+
+rule search_ground_states:
+    input:
+        model="results/{study}/expansion/{expansion}/model.json",
+        dataset=dataset_if_named,
+    output:
+        table="results/{study}/expansion/{expansion}/found_states.csv",
+        structures="results/{study}/expansion/{expansion}/found_states.extxyz",
+    log:
+        "logs/{study}/search_ground_states/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/search_ground_states/{expansion}.tsv"
+    conda:
+        "../../envs/expansion.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code("search_ground_states.py"),
+        ground_states=block("expansions", "{expansion}", "ground_states"),
+        seed=seed("search_ground_states"),
+    script:
+        "../../scripts/search_ground_states.py"
+
+
+# The next generation's calculations, from a fit: on demand.
+rule propose_structures:
+    input:
+        model="results/{study}/expansion/{expansion}/model.json",
+        metrics="results/{study}/expansion/{expansion}/metrics.json",
+        dataset=of_calculation("dataset.extxyz"),
+        excluded=of_calculation("excluded.csv"),
+    output:
+        table="results/{study}/expansion/{expansion}/proposed.csv",
+        structures="results/{study}/expansion/{expansion}/proposed.extxyz",
+    log:
+        "logs/{study}/propose_structures/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/propose_structures/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
+        or NOTHING,
+    conda:
+        "../../envs/expansion.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code("propose_structures.py"),
+        ground_states=block("expansions", "{expansion}", "ground_states"),
+        proposals=block("expansions", "{expansion}", "proposals"),
+        seed=seed("search_ground_states"),
+    script:
+        "../../scripts/propose_structures.py"

@@ -107,16 +107,23 @@ def _undecided(hull: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame, predictions: pd.DataFrame) -> Section:
-    """Return the section on one cluster expansion and its ground states."""
-    section = Section(f"Cluster expansion '{name}'")
-    section.sentences.append(
+def _fit_sentence(metrics: Mapping[str, Any]) -> str:
+    return (
         f"{metrics['n_parameters']} clusters fitted to {metrics['n_structures']} structures by {metrics['method']}: "
         f"root-mean-square error {1000 * metrics['rmse']:.2f} meV/atom, cross-validation ({metrics['cv_kind']}) "
         f"{1000 * metrics['cv']:.2f} meV/atom (near the hull {1000 * metrics['rmse_near_hull']:.2f} and "
         f"{1000 * metrics['cv_near_hull']:.2f}). The penalty and the weights were chosen with the same data, so the "
         "cross-validation error is somewhat optimistic."
     )
+
+
+def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame, predictions: pd.DataFrame) -> Section:
+    """Return the section on one cluster expansion and its ground states."""
+    section = Section(f"Cluster expansion '{name}'")
+    if metrics["method"] == "published":
+        section.sentences.append(f"{metrics['n_parameters']} clusters, imported as published.")
+    else:
+        section.sentences.append(_fit_sentence(metrics))
     section.warnings.extend(_undecided(hull, predictions))
     if metrics["hull_violations"]:
         section.warnings.append(

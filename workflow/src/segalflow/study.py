@@ -47,7 +47,8 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
         except SegalflowError as error:
             raise type(error)(f"calculations.{name}: {error}") from None
     for name, expansion in config["expansions"].items():
-        _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
+        if "calculation" in expansion:  # a published expansion needs none
+            _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
     for name, cell in config["cells"].items():
         _check_reference("cells", name, "expansion", cell["expansion"], config["expansions"])
         description = build_cell(name, lattice, cell["repeat"])

@@ -16,6 +16,7 @@ from ase.data import atomic_numbers, reference_states
 from ase.geometry import find_mic
 
 from segalflow.dft.engines import create_engine
+from segalflow.errors import EngineError
 from segalflow.lattice import ParentLattice
 
 SCHEMA = "segalflow.calculation/1"
@@ -129,6 +130,8 @@ def run_calculation(
             positions=atoms.positions.tolist(),
             deformation=change,
         )
+    except EngineError:  # the engine is not installed: that is not about this structure
+        raise
     except Exception as error:  # whatever a calculator raises is data about this structure
         return {**record, "status": FAILED, "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     if not converged:

@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
+from segalflow.artefacts import read_json
 from segalflow.dft.calculation import CONVERGED
+from segalflow.dft.calculation import SCHEMA as RECORD_SCHEMA
 from segalflow.errors import ArtefactError, DatasetError
 from segalflow.lattice import ParentLattice
 from segalflow.structures.pool import read_pool
+
+RECORDS_SCHEMA = "segalflow.calculations/1"
+"""Schema of a file that holds the records of all structures (ingestions); one calculation's file has its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +39,31 @@ class Dataset:
     end_members: dict[str, float]
 
 
+def read_records(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return the records in some files, one a file or (from an ingestion) all in one, and the end members they state.
+
+    Raises:
+        ArtefactError: if a file is missing, damaged or of another schema.
+    """
+    records: list[dict[str, Any]] = []
+    end_members: dict[str, float] = {}
+    for path in paths:
+        content = read_json(path)
+        if content.get("schema") == RECORDS_SCHEMA:
+            records += content["records"]
+            end_members.update(content["end_members"])
+        else:
+            records.append(read_json(path, RECORD_SCHEMA))
+    return records, end_members
+
+
 def build_dataset(
-    pool: Sequence[Atoms], records: Sequence[Mapping[str, Any]], lattice: ParentLattice, minimum_fraction: float = 0.9
+    pool: Sequence[Atoms],
+    records: Sequence[Mapping[str, Any]],
+    lattice: ParentLattice,
+    minimum_fraction: float = 0.9,
+    known: Mapping[str, float] | None = None,
+    rejects: pd.DataFrame | None = None,
 ) -> Dataset:
     """Build the dataset from the pool and the records of its calculations.
 
@@ -43,7 +71,9 @@ def build_dataset(
         pool: ideal structures.
         records: status records of `segalflow.dft.calculation.run_calculation`.
         lattice: parent lattice (one sublattice of two species).
-        minimum_fraction: smallest usable fraction of the pool.
+        minimum_fraction: smallest usable fraction of the pool (and of the rejects that are of no known structure).
+        known: energies of pure species known without a structure of their own (databases), eV/atom.
+        rejects: rows of an ingestion (see `segalflow.dft.ingestion.Gathered`); they become ``excluded``.
 
     Raises:
         DatasetError: if a record is missing, too few calculations are usable, or a pure element is not among them.
@@ -54,14 +84,21 @@ def build_dataset(
         raise DatasetError(f"dataset: {len(missing)} of {len(pool)} structures have no calculation, first {missing[0]}")
     usable = [s for s in pool if by_id[s.info["structure"]]["status"] == CONVERGED]
     reasons = pd.Series([by_id[s.info["structure"]]["status"] for s in pool]).value_counts().to_dict()
-    if len(usable) < minimum_fraction * len(pool):
+    unplaced = 0 if rejects is None else int((rejects["structure"].fillna("") == "").sum())
+    total = len(pool) + unplaced
+    if unplaced:
+        reasons["of no known structure"] = unplaced
+    if len(usable) < minimum_fraction * total:
         raise DatasetError(
-            f"dataset: {len(usable)} of {len(pool)} calculations are usable ({reasons}), fewer than "
+            f"dataset: {len(usable)} of {total} calculations are usable ({reasons}), fewer than "
             f"minimum_fraction = {minimum_fraction}; the reasons are in the records"
         )
     end_members = {}
     for species in lattice.species[0]:
         pure = [s for s in usable if set(s.get_chemical_symbols()) == {species}]
+        if not pure and species in (known or {}):
+            end_members[species] = float(known[species])
+            continue
         if not pure:
             raise DatasetError(f"dataset: the pure element {species} has no usable calculation to refer energies to")
         record = by_id[pure[0].info["structure"]]
@@ -100,6 +137,8 @@ def build_dataset(
         if by_id[s.info["structure"]]["status"] != CONVERGED
     ]
     excluded = pd.DataFrame(rejected, columns=["structure", "formula", "status", "reason"])
+    if rejects is not None:
+        excluded = rejects
     for atoms in structures:
         atoms.info["end_members"] = " ".join(f"{s}={e!r}" for s, e in end_members.items())
     return Dataset(structures, pd.DataFrame(rows), excluded, end_members)

@@ -6,7 +6,9 @@ function that takes the parameters and returns an `Engine`, and register it in `
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +62,63 @@ def _ase(parameters: Mapping[str, Any]) -> Engine:
     return Engine("ase", f"{path} {getattr(module, '__version__', '')}".strip(), None, lambda: kind(**options))
 
 
-ENGINES: dict[str, Callable[[Mapping[str, Any]], Engine]] = {"emt": _emt, "ase": _ase}
+@functools.cache
+def _require(module: str, engine: str, how: str) -> Any:
+    """Import an optional engine's package, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise EngineError(
+            f"engine: '{engine}' is not installed on this machine ({error}); {how}, or run snakemake with --sdm conda"
+        ) from None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _gpaw(parameters: Mapping[str, Any]) -> Engine:
+    options = dict(parameters)
+    mode = options.pop("mode", {"name": "pw", "ecut": 500})
+
+    def calculator() -> Any:
+        gpaw = _require(
+            "gpaw",
+            "gpaw",
+            "pip install 'segalflow[gpaw]' (needs the libraries libxc and OpenBLAS: "
+            "apt-get install libxc-dev libopenblas-dev libopenmpi-dev)",
+        )
+        return gpaw.GPAW(**{"mode": mode, "xc": "PBE", "txt": None, **options})
+
+    return Engine("gpaw", f"GPAW {_version('gpaw')}", None, calculator)
+
+
+def _chgnet(parameters: Mapping[str, Any]) -> Engine:
+    def calculator() -> Any:
+        dynamics = _require("chgnet.model.dynamics", "chgnet", "pip install 'segalflow[chgnet]'")
+        return dynamics.CHGNetCalculator(**{"use_device": "cpu", **parameters})
+
+    return Engine("chgnet", f"CHGNet {_version('chgnet')}", None, calculator)
+
+
+def _without_calculator(name: str, what: str) -> Callable[[Mapping[str, Any]], Engine]:
+    def refuse() -> Any:
+        raise EngineError(f"engine: '{name}' {what}; it makes no ASE calculator")
+
+    return lambda parameters: Engine(name, "", None, refuse)
+
+
+ENGINES: dict[str, Callable[[Mapping[str, Any]], Engine]] = {
+    "emt": _emt,
+    "ase": _ase,
+    "gpaw": _gpaw,
+    "chgnet": _chgnet,
+    "vasp": _without_calculator("vasp", "runs through input and output folders (key mode)"),
+    "database": _without_calculator("database", "reads energies from a file (block database)"),
+}
 
 # What an engine is known to get qualitatively wrong: such a run is refused unless the config insists.
 UNPHYSICAL: dict[tuple[str, frozenset[str]], str] = {

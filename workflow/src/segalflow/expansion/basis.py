@@ -1,4 +1,4 @@
-"""The cluster basis: clusters and correlation functions as CLEASE defines them.
+"""The cluster basis: clusters and correlation functions as CLEASE defines them, or from the lattice's symmetry alone.
 
 CLEASE 1.2 cuts on twice the largest distance of a cluster's sites from their centroid; published expansions (and CLEASE
 before 1.0) cut on the largest distance between two sites. Both rules are offered by name.
@@ -19,6 +19,8 @@ from ase import Atoms
 from scipy.spatial.distance import pdist
 
 from segalflow.errors import ExpansionError, suggest
+from segalflow.expansion.correlations import PointFunctions, cell_correlations, correlation_matrix
+from segalflow.expansion.figures import enumerate_clusters
 from segalflow.expansion.hamiltonian import Cluster, translation_classes
 from segalflow.lattice import ParentLattice, Supercell, lattice_operations
 
@@ -35,23 +37,26 @@ SIZE_RULES: dict[str, Callable[[int, float], float]] = {
 }
 
 
+GENERATORS = ("clease", "symmetry")
+
+
 @dataclass(frozen=True, eq=False)
 class ClusterBasis:
-    """Clusters without ECIs, and CLEASE's evaluation of their correlation functions.
+    """Clusters without ECIs, and the evaluation of their correlation functions.
 
     Attributes:
         lattice: parent lattice.
         clusters: the clusters, the constant first.
         point_functions: per sublattice, the values of each point function by species (as CLEASE assigns them).
-        clease_names: CLEASE's own name of each cluster's correlation function.
-        settings: the CLEASE settings object.
+        clease_names: CLEASE's own name of each cluster's correlation function (empty without CLEASE).
+        settings: the CLEASE settings object, or None where the figures themselves are evaluated.
     """
 
     lattice: ParentLattice
     clusters: tuple[Cluster, ...]
     point_functions: tuple[tuple[tuple[float, ...], ...], ...]
-    clease_names: tuple[str, ...]
-    settings: Any
+    clease_names: tuple[str, ...] = ()
+    settings: Any = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,7 +64,9 @@ class ClusterBasis:
         return tuple(c.name for c in self.clusters)
 
     def correlations(self, structures: Sequence[Atoms]) -> np.ndarray:
-        """Return CLEASE's correlation functions, shape (n_structures, n_clusters), of ideal decorated structures."""
+        """Return the correlation functions, shape (n_structures, n_clusters), of ideal decorated structures."""
+        if self.settings is None:
+            return correlation_matrix(self.clusters, self.point_functions, self.lattice, structures)
         from clease.tools import wrap_and_sort_by_position
         from clease_cxx import PyCEUpdater
 
@@ -86,24 +93,36 @@ class ClusterBasis:
 
 
 def build_basis(
-    lattice: ParentLattice, max_diameters: Mapping[int, float], size_rule: str = "largest_distance"
+    lattice: ParentLattice,
+    max_diameters: Mapping[int, float],
+    size_rule: str = "largest_distance",
+    generator: str = "clease",
 ) -> ClusterBasis:
-    """Return the clusters of a binary one-sublattice lattice up to the given sizes.
+    """Return the clusters of a lattice up to the given sizes.
 
     Args:
-        lattice: parent lattice (fcc, bcc or sc with two species).
+        lattice: parent lattice (for CLEASE fcc, bcc or sc with two species).
         max_diameters: largest size by number of sites (2, 3, ...), Angstrom; orders must run from 2 without a gap.
         size_rule: ``largest_distance`` or ``clease`` (see the module's docstring).
+        generator: ``clease``, or ``symmetry`` for our own enumeration of the figures (the same clusters; no limit on
+            sizes, where CLEASE merges clusters beyond some).
 
     Raises:
-        ExpansionError: for an unknown rule, a gap in the orders, a size that holds no cluster or (CLEASE 1.2 at fault)
-            merges inequivalent ones, or a lattice CLEASE cannot build here.
+        ExpansionError: for an unknown rule or generator, a gap in the orders, a size that holds no cluster or
+            (CLEASE 1.2 at fault) merges inequivalent ones, or a lattice CLEASE cannot build here.
     """
     if size_rule not in SIZE_RULES:
         raise ExpansionError(
             f"basis.size_rule: unknown rule '{size_rule}', expected one of {', '.join(SIZE_RULES)}"
             f"{suggest(size_rule, SIZE_RULES)}"
         )
+    if generator not in GENERATORS:
+        raise ExpansionError(
+            f"basis.generator: unknown generator '{generator}', expected one of {', '.join(GENERATORS)}"
+            f"{suggest(generator, GENERATORS)}"
+        )
+    if generator == "symmetry":
+        return ClusterBasis(lattice, *enumerate_clusters(lattice, max_diameters, size_rule))
     orders = sorted(max_diameters)
     if orders != list(range(2, 2 + len(orders))):
         raise ExpansionError(f"basis.max_diameters: expected sizes for 2, 3, ... sites without a gap, found {orders}")
@@ -121,7 +140,8 @@ def build_basis(
         if found.size > 1 and _count_orbits(offsets, lattice) > 1:
             raise ExpansionError(
                 f"basis.max_diameters: CLEASE puts inequivalent figures of {found.size} sites and size "
-                f"{found.diameter:.3f} A into one cluster ({found.name}); choose a smaller size for {found.size} sites"
+                f"{found.diameter:.3f} A into one cluster ({found.name}); choose a smaller size for {found.size} "
+                "sites, or generator: symmetry"
             )
         diameter = float(pdist(offsets[0] @ lattice.cell).max()) if found.size > 1 else 0.0
         if size_rule == "largest_distance" and found.size > 1 and diameter > max_diameters[found.size] + 1e-6:
@@ -199,30 +219,10 @@ def _clease_settings(lattice: ParentLattice, max_cluster_dia: Sequence[float]) -
 
 
 def figure_correlations(
-    clusters: Sequence[Cluster],
-    point_functions: Sequence[Sequence[Sequence[float]]],
-    cell: Supercell,
-    occupations: np.ndarray,
+    clusters: Sequence[Cluster], point_functions: PointFunctions, cell: Supercell, occupations: np.ndarray
 ) -> np.ndarray:
-    """Return the correlation functions from the figures themselves, shape (n_clusters,): the twin of CLEASE's.
+    """Return the correlation functions of one decoration from the figures themselves, shape (n_clusters,).
 
-    Args:
-        clusters: clusters with figures and decorations.
-        point_functions: values by sublattice, function, species.
-        cell: supercell of the decoration.
-        occupations: shape (n_sites,).
+    The twin of CLEASE's; see `cell_correlations` for a batch.
     """
-    values = np.zeros(len(clusters))
-    for number, cluster in enumerate(clusters):
-        if cluster.order == 0:
-            values[number] = 1.0
-            continue
-        moved = cell.offsets[:, None, None, :] + cluster.figures[None, :, :, 1:]
-        sites = cell.site_index(cluster.figures[None, :, :, 0], moved)
-        product = np.ones(sites.shape[:2])
-        for column in range(cluster.order):
-            for row in range(len(cluster.figures)):
-                table = np.array(point_functions[cluster.figures[row, column, 0]][cluster.decorations[row, column]])
-                product[:, row] *= table[occupations[sites[:, row, column]]]
-        values[number] = product.mean()
-    return values
+    return cell_correlations(clusters, point_functions, cell, occupations)[0]

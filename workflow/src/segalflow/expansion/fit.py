@@ -11,19 +11,26 @@ import pandas as pd
 from ase import Atoms
 
 from segalflow.dft.dataset import end_members_of
-from segalflow.errors import ExpansionError, suggest
+from segalflow.errors import ExpansionError
 from segalflow.expansion.basis import build_basis
 from segalflow.expansion.ground_states import above_hull, lower_hull
 from segalflow.expansion.hamiltonian import ClusterExpansion
-from segalflow.expansion.regression import METHODS, fold_indices, predict_out_of_fold
+from segalflow.expansion.regression import (
+    CLUSTER_PRIOR,
+    Method,
+    bootstrap_covariance,
+    choose_method,
+    fold_indices,
+    predict_out_of_fold,
+)
+from segalflow.expansion.validation import cluster_sizes, error_metrics, structure_groups
 from segalflow.lattice import ParentLattice
 from segalflow.provenance import content_hash, package_versions
 from segalflow.structures.pool import space_group, structure_name
 
 METRICS_SCHEMA = "segalflow.metrics/1"
 
-# Structures within this distance of the data's hull count as near it, eV/atom.
-NEAR_HULL = 0.010
+BOOTSTRAP_DRAWS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +50,23 @@ class FittedExpansion:
     predictions: pd.DataFrame
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else float("nan")
-
-
 def structure_weights(
-    dataset: Sequence[Atoms], distance: np.ndarray, end_member_weight: float, hull_scale: float | None
+    dataset: Sequence[Atoms],
+    distance: np.ndarray,
+    end_member_weight: float,
+    hull_scale: float | None,
+    hull_decay: str = "hyperbolic",
 ) -> np.ndarray:
     """Return the weight of each structure in the fit, shape (n,).
 
     Formation energies of the pure elements are zero by definition, so a misfit there shifts every tie line: they carry
-    `end_member_weight`. Others carry ``1 / (1 + distance / hull_scale)``: what is far above the hull matters little to
-    a phase diagram. `hull_scale` in eV/atom; None weights all alike.
+    `end_member_weight`. Others carry ``1 / (1 + distance / hull_scale)`` (hyperbolic) or ``exp(-distance /
+    hull_scale)`` (exponential): what is far above the hull matters little to a phase diagram. `hull_scale` in eV/atom;
+    None weights all alike.
     """
-    weights = np.ones(len(dataset)) if hull_scale is None else 1.0 / (1.0 + distance / hull_scale)
+    weights = np.ones(len(dataset))
+    if hull_scale is not None:
+        weights = np.exp(-distance / hull_scale) if hull_decay == "exponential" else 1 / (1 + distance / hull_scale)
     pure = np.array([len(set(s.numbers)) == 1 for s in dataset])
     weights[pure] = end_member_weight
     return weights
@@ -67,12 +77,12 @@ def _choose_penalty(
     energies: np.ndarray,
     weights: np.ndarray,
     scored: np.ndarray,
-    settings: Mapping[str, Any],
+    method: Method,
+    alphas: Sequence[float],
     folds: list[np.ndarray],
 ) -> tuple[float, np.ndarray]:
     """Return the penalty with the smallest weighted cross-validation error over `scored` rows, and all predictions."""
-    method = settings["method"]
-    alphas = settings["alphas"] if METHODS[method].penalised else [0.0]
+    alphas = alphas if method.penalised else [0.0]
     tried = [(a, predict_out_of_fold(design, energies, weights, method, a, folds)) for a in alphas]
     return min(tried, key=lambda t: float(weights[scored] @ (t[1] - energies)[scored] ** 2))
 
@@ -90,9 +100,10 @@ def fit_expansion(
     Args:
         dataset: ideal structures with ``info`` formation_energy (eV/atom), x, structure, end_members.
         lattice: parent lattice.
-        basis_settings: ``max_diameters`` (Angstrom by number of sites) and ``size_rule``.
-        fit_settings: ``method``, ``alphas``, ``cv`` (``kind`` loo or kfold, ``folds``), ``end_member_weight``,
-            ``hull_scale`` (eV/atom or None).
+        basis_settings: ``max_diameters`` (Angstrom by number of sites), ``size_rule`` and ``generator`` (clease).
+        fit_settings: ``method``, ``alphas``, ``cv`` (``kind`` loo or kfold, ``folds``, ``group``), weights
+            (``end_member_weight``, ``hull_scale`` in eV/atom or None, ``hull_decay``), ``penalise_constant``, and
+            ``covariance`` (posterior or bootstrap). Keys added after the first release may be missing.
         seed: seed of folds and bootstrap draws.
         key: the config key of this expansion, for messages.
 
@@ -100,37 +111,52 @@ def fit_expansion(
         ExpansionError: if the method is unknown, there are more folds than structures, or the cut-offs leave fewer
             structures than clusters.
     """
-    method = fit_settings["method"]
-    if method not in METHODS:
-        raise ExpansionError(
-            f"{key}.fit.method: unknown method '{method}', expected one of {', '.join(METHODS)}"
-            f"{suggest(method, METHODS)}"
-        )
+    name = fit_settings["method"]
+    try:
+        choose_method(name, np.zeros((1, 2)), fit_settings.get("penalise_constant", False))
+    except ExpansionError as error:
+        raise ExpansionError(f"{key}.fit.{error}") from None
     try:
         basis = build_basis(
-            lattice, {int(k): v for k, v in basis_settings["max_diameters"].items()}, basis_settings["size_rule"]
+            lattice,
+            {int(k): v for k, v in basis_settings["max_diameters"].items()},
+            basis_settings["size_rule"],
+            basis_settings.get("generator", "clease"),
         )
     except ExpansionError as error:
         raise ExpansionError(f"{key}.{error}") from None
-    if len(dataset) <= len(basis.clusters):
+    if len(dataset) <= len(basis.clusters) and name != CLUSTER_PRIOR:
         raise ExpansionError(
             f"{key}.basis.max_diameters: {len(basis.clusters)} clusters but only {len(dataset)} structures to fit them "
-            "to; use smaller diameters, or more structures (structures.max_atoms)"
+            "to; use smaller diameters, more structures (structures.max_atoms), or method: cluster_prior"
         )
-    cv = fit_settings["cv"]
-    if cv["kind"] == "kfold" and cv["folds"] > len(dataset):
-        raise ExpansionError(f"{key}.fit.cv.folds: {cv['folds']} folds but only {len(dataset)} structures")
     rng = np.random.default_rng(seed)
     energies = np.array([s.info["formation_energy"] for s in dataset])
     x = np.array([s.info["x"] for s in dataset])
     design = basis.correlations(dataset)
-    folds = fold_indices(len(dataset), cv["kind"], cv["folds"], rng)
+    cv = fit_settings["cv"]
+    try:
+        folds = fold_indices(
+            len(dataset), cv["kind"], cv["folds"], rng, structure_groups(dataset, lattice, cv.get("group", "none"))
+        )
+    except ExpansionError as error:
+        raise ExpansionError(f"{key}.fit.{error}") from None
+    method = choose_method(name, cluster_sizes(basis.clusters), fit_settings.get("penalise_constant", False))
     data_hull = lower_hull(x, energies)
     distance = above_hull(x, energies, data_hull)
-    weights = structure_weights(dataset, distance, fit_settings["end_member_weight"], fit_settings["hull_scale"])
+    weights = structure_weights(
+        dataset,
+        distance,
+        fit_settings["end_member_weight"],
+        fit_settings["hull_scale"],
+        fit_settings.get("hull_decay", "hyperbolic"),
+    )
     mixed = np.array([len(set(s.numbers)) > 1 for s in dataset])
-    alpha, out_of_fold = _choose_penalty(design, energies, weights, mixed, fit_settings, folds)
-    regression = METHODS[method].fit(design, energies, weights, alpha, rng)
+    alpha, out_of_fold = _choose_penalty(design, energies, weights, mixed, method, fit_settings["alphas"], folds)
+    regression = method.fit(design, energies, weights, alpha, rng)
+    if fit_settings.get("covariance", "posterior") == "bootstrap":
+        drawn = bootstrap_covariance(design, energies, weights, method, alpha, BOOTSTRAP_DRAWS, rng)
+        regression = replace(regression, covariance=drawn)
     predicted = design @ regression.coefficients
     stderr = np.sqrt(np.diag(regression.covariance))
     clusters = tuple(
@@ -154,26 +180,22 @@ def fit_expansion(
             "weight": weights,
         }
     )
-    near = distance < NEAR_HULL
     metrics = {
-        "method": method,
+        "method": name,
         "alpha": alpha,
         "n_structures": len(dataset),
         "n_parameters": len(clusters),
         "effective_parameters": regression.effective_parameters,
-        "rmse": _rms(predicted - energies),
-        "mae": float(np.mean(np.abs(predicted - energies))),
-        # The pure elements are left out: the others cannot predict them, and no one asks them to.
-        "cv": _rms((out_of_fold - energies)[mixed]),
         "cv_kind": "leave-one-out" if cv["kind"] == "loo" else f"{len(folds)}-fold",
-        "n_near_hull": int(near.sum()),
-        "rmse_near_hull": _rms((predicted - energies)[near]),
-        "cv_near_hull": _rms((out_of_fold - energies)[near & mixed]),
-        "hull_violations": len(set(data_hull.tolist()) ^ set(model_hull.tolist())),
+        **error_metrics(x, energies, predicted, out_of_fold, mixed),
         "condition_number": float(np.linalg.cond(design)),
         "energy_spread": float(np.std(energies)),
         "units": "eV/atom",
     }
+    if cv.get("group", "none") != "none":
+        metrics["cv_kind"] = (
+            f"leave-one-{cv['group']}-out" if cv["kind"] == "loo" else f"{len(folds)}-fold by {cv['group']}"
+        )
     hull = pd.DataFrame(
         [
             {

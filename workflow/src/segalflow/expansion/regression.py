@@ -6,10 +6,12 @@ zero of energy. Rows carry weights; the covariance scales with the weighted resi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from segalflow.errors import ExpansionError, suggest
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,26 +44,29 @@ class Method:
     penalised: bool
 
 
-def _normal_matrix(design: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
-    penalty = alpha * np.eye(design.shape[1])
-    penalty[0, 0] = 0.0
-    return design.T @ (weights[:, None] * design) + penalty
-
-
-def _solve_ridge(design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
-    return np.linalg.solve(_normal_matrix(design, weights, alpha), design.T @ (weights * energies))
-
-
-def _fit_ridge(
-    design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float, rng: np.random.Generator
-) -> Regression:
+def _ridge(penalise_constant: bool) -> Method:
     """Ridge; the covariance is the Bayesian posterior for the Gaussian prior that the penalty stands for."""
-    coefficients = _solve_ridge(design, energies, weights, alpha)
-    inverse = np.linalg.inv(_normal_matrix(design, weights, alpha))
-    effective = float(np.trace(inverse @ design.T @ (weights[:, None] * design)))
-    residual = energies - design @ coefficients
-    variance = float(weights @ residual**2) / max(len(energies) - effective, 1.0)
-    return Regression(coefficients, variance * inverse, effective)
+
+    def normal_matrix(design: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
+        penalty = alpha * np.eye(design.shape[1])
+        if not penalise_constant:
+            penalty[0, 0] = 0.0
+        return design.T @ (weights[:, None] * design) + penalty
+
+    def solve(design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
+        return np.linalg.solve(normal_matrix(design, weights, alpha), design.T @ (weights * energies))
+
+    def fit(
+        design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float, rng: np.random.Generator
+    ) -> Regression:
+        coefficients = solve(design, energies, weights, alpha)
+        inverse = np.linalg.inv(normal_matrix(design, weights, alpha))
+        effective = float(np.trace(inverse @ design.T @ (weights[:, None] * design)))
+        residual = energies - design @ coefficients
+        variance = float(weights @ residual**2) / max(len(energies) - effective, 1.0)
+        return Regression(coefficients, variance * inverse, effective)
+
+    return Method(solve, fit, penalised=True)
 
 
 def _centred(
@@ -121,28 +126,184 @@ def _evidence(kind: str) -> Method:
     return Method(solve, fit, penalised=False)
 
 
+def cluster_prior(sizes: np.ndarray) -> Method:
+    """Return Bayesian ridge with a prior that knows that interactions fade with distance and number of sites.
+
+    The coefficient of a cluster of k sites and size d has the Gaussian prior of width
+    ``tau exp(-a (d - 1) - b (k - 2))`` around zero (constant: flat). Noise, tau, a >= 0 and b >= 0 are those of largest
+    evidence for the rows at hand (type-II maximum likelihood; such priors: Mueller and Ceder, Phys. Rev. B 80, 024103,
+    2009), so that every fold of a cross-validation finds its own.
+
+    Args:
+        sizes: number of sites and largest distance (nearest neighbours: 1) of each column, shape (n_columns, 2).
+    """
+    order = np.maximum(np.asarray(sizes, float)[1:, 0] - 2.0, 0.0)
+    reach = np.maximum(np.asarray(sizes, float)[1:, 1] - 1.0, 0.0)
+
+    def width(a: float, b: float) -> np.ndarray:
+        return np.exp(-a * reach - b * order)
+
+    def hyperparameters(rows: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the penalty (noise over prior variance) and the relative widths of largest evidence."""
+        from scipy.optimize import minimize
+
+        gram, moment, power = rows.T @ rows, rows.T @ targets, float(targets @ targets)
+        freedom = len(targets) - 1  # one is spent on the constant
+
+        def negative_log_evidence(x: np.ndarray) -> float:
+            alpha, scale = np.exp(x[0]), width(x[1], x[2])
+            matrix = scale[:, None] * gram * scale + alpha * np.eye(len(scale))
+            try:
+                lower = np.linalg.cholesky(matrix)
+            except np.linalg.LinAlgError:
+                return np.inf
+            half = np.linalg.solve(lower, scale * moment)
+            misfit = max(power - float(half @ half), 1e-14 * power)
+            log_determinant = 2.0 * float(np.log(np.diag(lower)).sum()) - len(scale) * x[0]
+            return 0.5 * (freedom * np.log(misfit) + log_determinant)
+
+        level = np.log(max(float(np.trace(gram)) / max(len(gram), 1), 1e-300))
+        bounds = [(level - 30.0, level + 10.0), (0.0, 6.0), (0.0, 6.0)]
+        starts = [np.array([level + shift, 1.0, 1.0]) for shift in (-4.0, -12.0)]
+        found = min(
+            (minimize(negative_log_evidence, s, bounds=bounds, method="L-BFGS-B") for s in starts), key=lambda f: f.fun
+        ).x
+        return float(np.exp(found[0])), width(found[1], found[2])
+
+    def posterior(
+        design: np.ndarray, energies: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return coefficients, the inverse of the penalised normal matrix, and the effective parameters."""
+        rows, targets, mean, level = _centred(design, energies, weights)
+        alpha, scale = hyperparameters(rows, targets)
+        inverse = np.linalg.inv(scale[:, None] * (rows.T @ rows) * scale + alpha * np.eye(len(scale)))
+        part = scale[:, None] * inverse * scale
+        found = part @ (rows.T @ targets)
+        covariance = np.zeros((len(part) + 1, len(part) + 1))
+        covariance[1:, 1:] = part
+        covariance[0, 0] = 1.0 / weights.sum() + mean @ part @ mean
+        covariance[0, 1:] = covariance[1:, 0] = -part @ mean
+        effective = float(1 + np.sum(part * (rows.T @ rows)))
+        return np.concatenate([[level - mean @ found], found]), covariance, effective
+
+    def solve(design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
+        return posterior(design, energies, weights)[0]
+
+    def fit(
+        design: np.ndarray, energies: np.ndarray, weights: np.ndarray, alpha: float, rng: np.random.Generator
+    ) -> Regression:
+        coefficients, inverse, effective = posterior(design, energies, weights)
+        residual = energies - design @ coefficients
+        variance = float(weights @ residual**2) / max(len(energies) - effective, 1.0)
+        return Regression(coefficients, variance * inverse, effective)
+
+    return Method(solve, fit, penalised=False)
+
+
 METHODS: dict[str, Method] = {
-    "ridge": Method(_solve_ridge, _fit_ridge, penalised=True),
+    "ridge": _ridge(penalise_constant=False),
     "lasso": Method(_solve_lasso, _fit_lasso, penalised=True),
     "ard": _evidence("ARDRegression"),
     "bayesian_ridge": _evidence("BayesianRidge"),
 }
 
 
-def fold_indices(n: int, kind: str, folds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the test rows of each fold: every row alone (``loo``) or `folds` random parts (``kfold``)."""
+RIDGE_WITH_CONSTANT = _ridge(penalise_constant=True)
+"""Ridge that penalises the constant like every other coefficient (as scikit-learn without an intercept does)."""
+
+CLUSTER_PRIOR = "cluster_prior"
+METHOD_NAMES = (*METHODS, CLUSTER_PRIOR)
+
+
+def choose_method(name: str, sizes: np.ndarray | None = None, penalise_constant: bool = False) -> Method:
+    """Return a method by name, made for the clusters it is to be used with.
+
+    Args:
+        name: one of `METHOD_NAMES`.
+        sizes: for ``cluster_prior``: number of sites and largest distance of each cluster, shape (n_columns, 2),
+            distances in units of that of the nearest neighbours.
+        penalise_constant: for ``ridge``: whether the constant is penalised too.
+
+    Raises:
+        ExpansionError: if the name is unknown, the sizes are missing, or the constant of another method than ridge is
+            to be penalised.
+    """
+    if name not in METHOD_NAMES:
+        raise ExpansionError(
+            f"method: unknown method '{name}', expected one of {', '.join(METHOD_NAMES)}{suggest(name, METHOD_NAMES)}"
+        )
+    if penalise_constant:
+        if name != "ridge":
+            raise ExpansionError(f"penalise_constant: expected method 'ridge', found '{name}'")
+        return RIDGE_WITH_CONSTANT
+    if name != CLUSTER_PRIOR:
+        return METHODS[name]
+    if sizes is None:
+        raise ExpansionError("method: 'cluster_prior' needs the sizes of the clusters")
+    return cluster_prior(sizes)
+
+
+def fold_indices(
+    n: int, kind: str, folds: int, rng: np.random.Generator, groups: Sequence[Hashable] | None = None
+) -> list[np.ndarray]:
+    """Return the test rows of each fold: every row alone (``loo``) or `folds` random parts (``kfold``).
+
+    With `groups` (a label for each row) rows of one group stay together: ``loo`` leaves one group out at a time,
+    ``kfold`` deals whole groups, in random order, each to the fold that is smallest.
+
+    Raises:
+        ExpansionError: if there are fewer rows, or groups, than folds.
+    """
+    if groups is None:
+        if kind == "loo":
+            return [np.array([i]) for i in range(n)]
+        if folds > n:
+            raise ExpansionError(f"cv.folds: {folds} folds but only {n} structures")
+        return [np.sort(part) for part in np.array_split(rng.permutation(n), folds)]
+    members: dict[Hashable, list[int]] = {}
+    for row, label in enumerate(groups):
+        members.setdefault(label, []).append(row)
+    parts = list(members.values())
+    if len(parts) < 2 or (kind != "loo" and folds > len(parts)):
+        wanted = 2 if kind == "loo" else folds
+        raise ExpansionError(f"cv.group: {wanted} folds but only {len(parts)} groups of structures")
     if kind == "loo":
-        return [np.array([i]) for i in range(n)]
-    return [np.sort(part) for part in np.array_split(rng.permutation(n), folds)]
+        return [np.array(part) for part in parts]
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for number in rng.permutation(len(parts)):
+        min(dealt, key=len).extend(parts[number])
+    return [np.sort(part) for part in dealt]
 
 
 def predict_out_of_fold(
-    design: np.ndarray, energies: np.ndarray, weights: np.ndarray, method: str, alpha: float, folds: list[np.ndarray]
+    design: np.ndarray,
+    energies: np.ndarray,
+    weights: np.ndarray,
+    method: str | Method,
+    alpha: float,
+    folds: list[np.ndarray],
 ) -> np.ndarray:
     """Return each energy as predicted by a fit that has not seen it, shape (n,)."""
+    solve = (METHODS[method] if isinstance(method, str) else method).solve
     predicted = np.empty(len(energies))
     for test in folds:
         train = np.setdiff1d(np.arange(len(energies)), test)
-        solution = METHODS[method].solve(design[train], energies[train], weights[train], alpha)
-        predicted[test] = design[test] @ solution
+        predicted[test] = design[test] @ solve(design[train], energies[train], weights[train], alpha)
     return predicted
+
+
+def bootstrap_covariance(
+    design: np.ndarray,
+    energies: np.ndarray,
+    weights: np.ndarray,
+    method: Method,
+    alpha: float,
+    draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the covariance of the coefficients over bootstrap draws of the rows, shape (n_columns, n_columns)."""
+    found = []
+    for _ in range(draws):
+        rows = rng.integers(0, len(energies), len(energies))
+        found.append(method.solve(design[rows], energies[rows], weights[rows], alpha))
+    return np.cov(np.array(found).T)

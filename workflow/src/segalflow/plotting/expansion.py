@@ -49,7 +49,8 @@ def plot_hull(hull: pd.DataFrame, predictions: pd.DataFrame, x_label: str) -> tu
         points = hull[hull["source"] == source].sort_values("x")
         name = "calculated" if source == "data" else "expansion"
         axes.plot(points["x"], MEV * points["formation_energy"], line, color=colour, lw=width, label=f"hull, {name}")
-    states = hull[hull["source"] == "data"].sort_values("x")
+    sources = set(hull["source"])
+    states = hull[hull["source"] == ("data" if "data" in sources else "model")].sort_values("x")
     for _, row in states.iterrows():
         if 0 < row["x"] < 1:
             axes.plot(row["x"], MEV * row["formation_energy"], "o", ms=3.2, color="black")
@@ -112,13 +113,16 @@ def plot_parity(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> tuple[
         2, 1, width=ONE_COLUMN, height=3.6, sharex=True, gridspec_kw={"height_ratios": [2.6, 1]}
     )
     data, model, out = (MEV * predictions[c].to_numpy(float) for c in ("e_data", "e_model", "e_cv"))
-    both = np.concatenate([data, model, out[np.isfinite(out)]])
+    both = np.concatenate([data[np.isfinite(data)], model, out[np.isfinite(out)]])
     pad = 0.05 * (np.ptp(both) or 1.0)
     ends = [both.min() - pad, both.max() + pad]
     axes.plot(ends, ends, "-", color=GREY, lw=0.7)
-    label = f"{metrics.get('cv_kind', '')} cross-validation: {MEV * metrics['cv']:.2f} meV/atom"
-    axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label)
-    axes.plot(data, model, "o", ms=2.4, color=BLUE, label=f"fit: {MEV * metrics['rmse']:.2f} meV/atom")
+    # A published expansion has no cross-validation, and no errors where no data were given.
+    if metrics.get("cv") is not None:
+        label = f"{metrics.get('cv_kind', '')} cross-validation: {MEV * metrics['cv']:.2f} meV/atom"
+        axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label)
+    label = f"fit: {MEV * metrics['rmse']:.2f} meV/atom" if metrics["rmse"] is not None else "no data to compare with"
+    axes.plot(data, model, "o", ms=2.4, color=BLUE, label=label)
     axes.set_xlim(ends)
     axes.set_ylim(ends)
     axes.set_ylabel("expansion (meV/atom)")
@@ -177,3 +181,42 @@ def plot_ecis(expansion: ClusterExpansion) -> tuple[Figure, pd.DataFrame]:
     if len(orders):
         axes.legend(loc="best")
     return figure, data
+
+
+@figure_function
+def plot_active_learning(runs: pd.DataFrame, target: float) -> tuple[Figure, pd.DataFrame]:
+    """Plot error and found hulls against calculations for active and random choices.
+
+    Args:
+        runs: one row a round: strategy (``active`` or ``random``), seed, n_calculations, rmse_all (eV/atom, over all
+            structures) and hull_found (whether the data's hull is that of all structures).
+        target: cross-validation error of the fit to all structures, eV/atom.
+
+    Returns:
+        The figure and its data: mean error, its standard deviation over seeds, and share of runs with the hull.
+    """
+    summary = (
+        runs.groupby(["strategy", "n_calculations"])
+        .agg(
+            rmse_meV=("rmse_all", lambda v: MEV * v.mean()),
+            rmse_std_meV=("rmse_all", lambda v: MEV * v.std()),
+            hull_share=("hull_found", "mean"),
+        )
+        .reset_index()
+    )
+    figure, (axes, below) = new_figure(
+        2, 1, width=ONE_COLUMN, height=3.4, sharex=True, gridspec_kw={"height_ratios": [1.6, 1]}
+    )
+    for strategy, colour, marker in (("active", BLUE, "o"), ("random", ORANGE, "s")):
+        part = summary[summary["strategy"] == strategy]
+        n, mean, spread = (part[c].to_numpy(float) for c in ("n_calculations", "rmse_meV", "rmse_std_meV"))
+        axes.plot(n, mean, "-", marker=marker, ms=3, color=colour, label=strategy)
+        axes.fill_between(n, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+        below.plot(n, part["hull_share"], "-", marker=marker, ms=3, color=colour)
+    axes.axhline(MEV * target, color=GREY, lw=0.8, ls="--", label="cross-validation, all structures")
+    axes.set_ylabel("error (meV/atom)")
+    axes.legend()
+    below.set_ylim(-0.05, 1.05)
+    below.set_ylabel("hull found (share)")
+    below.set_xlabel("calculations")
+    return figure, summary

@@ -1,0 +1,156 @@
+"""Studies with energies from VASP runs, written inputs or a database, through the rules to the dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fake_vasp import write_run
+
+from segalflow.errors import SettingsError
+from segalflow.lattice import parent_lattice
+from segalflow.structures.enumeration import enumerate_pool
+from segalflow.study import prepare_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+FAKE = Path(__file__).resolve().parents[1] / "fake_vasp.py"
+POOL = enumerate_pool(parent_lattice("fcc", 3.85, ["Cu", "Au"]), 3)
+
+
+@pytest.fixture(scope="module")
+def sources(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    for part in ("Snakefile", "config", "envs", "profiles", "scripts", "workflow"):
+        source = repository / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / part)
+    return folder
+
+
+def snakemake(folder: Path, name: str, calculation: dict, *arguments: str, lattice=None) -> subprocess.CompletedProcess:
+    config = yaml.safe_load((folder / "config" / "test" / "tiny.yaml").read_text())
+    config.update(study=name, calculations={"emt": {"minimum_fraction": 0.5, **calculation}})
+    config["lattice"] = lattice or config["lattice"]
+    config["structures"] = {"max_atoms": 3}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+    command = [sys.executable, "-m", "snakemake", "--configfile", str(path), "--cores", "2", "--nolock", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def table(folder: Path, study: str, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "results" / study / "dft" / "emt" / name)
+
+
+def test_finished_runs_are_ingested_and_twice_changes_nothing(sources) -> None:
+    for number, structure in enumerate(POOL):
+        write_run(sources / "runs" / f"by-hand-{number}", structure)
+    (sources / "runs" / "by-hand-4" / "vasprun.xml").write_text("")
+    settings = {"engine": "vasp", "mode": "ingest", "vasp": {}, "runs": {"folders": "runs/*"}}
+    done = snakemake(sources, "ingest", settings, "energies")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(table(sources, "ingest", "dataset.csv")) == len(POOL) - 1
+    rejects = table(sources, "ingest", "excluded.csv")
+    assert list(rejects["file"]) == ["runs/by-hand-4"]
+    assert "empty" in rejects["reason"][0]
+    assert list(table(sources, "ingest", "ingestion.csv")["runs"]) == [len(POOL) - 1, 1]
+    records = sources / "results" / "ingest" / "dft" / "emt" / "records.json"
+    before = records.read_bytes()
+    assert "Nothing to be done" in "".join(_said(snakemake(sources, "ingest", settings, "energies")))
+    snakemake(sources, "ingest", settings, "energies", "--forcerun", "ingest_vasp")
+    assert records.read_bytes() == before
+    # A run that is repaired is taken in by the next start, and nothing else runs but what follows from it.
+    write_run(sources / "runs" / "by-hand-4", POOL[4])
+    plan = "".join(_said(snakemake(sources, "ingest", settings, "energies", "--dry-run")))
+    assert "ingest_vasp" in plan
+    assert "enumerate_structures" not in plan
+    # The whole study plans with such a calculation.
+    assert snakemake(sources, "ingest", settings, "--dry-run").returncode == 0
+
+
+def _said(done: subprocess.CompletedProcess) -> tuple[str, str]:
+    return done.stdout, done.stderr
+
+
+def test_inputs_are_written_and_taken_in_when_they_have_run(sources) -> None:
+    settings = {"engine": "vasp", "mode": "write", "vasp": {"kpoints": 64}}
+    done = snakemake(sources, "write", settings, "energies")
+    said = "".join(_said(done))
+    assert done.returncode != 0
+    assert f"VASP inputs of {len(POOL)} structures are written, see results/write/dft/emt/INSTRUCTIONS.txt" in said
+    assert "Traceback" not in said
+    written = table(sources, "write", "inputs.csv")
+    base = sources / "results" / "write" / "dft" / "emt"
+    folders = [(base / f).resolve() for f in written["folder"]]
+    assert {p.name for p in folders[0].iterdir()} >= {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
+    for folder in folders[:-1]:
+        subprocess.run([sys.executable, str(FAKE)], cwd=folder, check=True)
+    subprocess.run([sys.executable, str(FAKE), "killed"], cwd=folders[-1], check=False)
+    done = snakemake(sources, "write", settings, "energies")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(table(sources, "write", "dataset.csv")) == len(POOL) - 1
+    assert "cut short" in table(sources, "write", "excluded.csv")["reason"][0]
+
+
+def test_jobs_without_a_licence_stop_with_a_sentence(sources) -> None:
+    settings = {"engine": "vasp", "mode": "run", "vasp": {"command": "srun vasp_std"}}
+    done = snakemake(sources, "run", settings, "energies")
+    said = "".join(_said(done))
+    assert done.returncode != 0
+    assert "rule run_vasp" in said
+    assert "no licensed POTCAR library is configured on this machine; set PMG_VASP_PSP_DIR" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.reference
+def test_a_database_becomes_the_dataset(sources, reference) -> None:
+    from segalflow.provenance import file_sha256
+
+    data = reference / "cuau" / "cuau_training_41.extxyz"
+    energy = {"key": "formation_energy_per_atom", "kind": "formation"}
+    settings = {
+        "engine": "database",
+        "database": {"url": data.resolve().as_uri(), "sha256": file_sha256(data), "energy": energy},
+    }
+    done = snakemake(sources, "database", settings, "energies")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = table(sources, "database", "dataset.csv")
+    assert len(found) == 41
+    assert found["formation_energy_eV_per_atom"].min() == pytest.approx(-0.0432, abs=2e-4)
+    settings["database"]["path"] = str(data)
+    settings["database"]["sha256"] = "0" * 64
+    done = snakemake(sources, "database", settings, "energies")
+    assert done.returncode != 0
+    assert "expected SHA-256 0000" in "".join(_said(done))
+
+
+def test_a_bad_block_is_one_sentence(repository) -> None:
+    schema = yaml.safe_load((repository / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    config = yaml.safe_load((repository / "config" / "test" / "tiny.yaml").read_text())
+    for calculation, words in (
+        ({"engine": "vasp", "vasp": {}}, "the key 'mode' is missing in 'calculations.emt'"),
+        ({"engine": "vasp", "mode": "ingest", "vasp": {}}, "the key 'runs' is missing"),
+        ({"engine": "vasp", "mode": "run", "vasp": {}}, "the key 'command' is missing"),
+        ({"engine": "vasp", "mode": "wrote", "vasp": {}}, "expected one of write, run, ingest"),
+        ({"engine": "vasp", "mode": "ingest", "vasp": {}, "runs": {}}, r"expected either 'folders' \(a glob\)"),
+        ({"engine": "vasp", "mode": "write", "vasp": {"unchecked": ["X"]}}, "expected one of FUNCTIONAL, ENCUT"),
+        ({"engine": "vasp", "mode": "write", "vasp": {"enmax": 3}}, "unknown key 'enmax'"),
+        ({"engine": "database", "database": {"path": "x.db"}}, "the key 'energy' is missing"),
+        (
+            {"engine": "database", "database": {"url": "http://x", "energy": {"kind": "total"}}},
+            "expected 'path' .*with its 'sha256'",
+        ),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            prepare_study({**config, "calculations": {"emt": calculation}}, schema)

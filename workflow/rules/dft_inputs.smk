@@ -1,0 +1,70 @@
+# Helper functions of dft.smk: which files a calculation's rules take, by its engine and mode.
+from segalflow.dft.ways import calculations_by, environment_of, way_of
+
+
+def way(wildcards):
+    """How the wildcard's calculation gets its energies."""
+    return way_of(CONFIG["calculations"][wildcards.calculation])
+
+
+def made_before(wildcards):
+    """Whether the energies come from an ingestion, with its own structures and all records in one file."""
+    return way(wildcards) in ("write", "ingest", "database")
+
+
+def of_this(path):
+    """A file of the wildcard's calculation."""
+    return lambda wildcards: results(f"dft/{wildcards.calculation}/{path}")
+
+
+def dataset_pool(wildcards):
+    """Structures that the dataset is made of."""
+    if made_before(wildcards):
+        return of_this("pool.extxyz")(wildcards)
+    return results("structures/pool.extxyz")
+
+
+def dataset_records(wildcards):
+    """Records of all of them."""
+    if made_before(wildcards):
+        return [of_this("records.json")(wildcards)]
+    return [of_this(f"records/{name}.json")(wildcards) for name in structure_ids()]
+
+
+def dataset_rejects(wildcards):
+    """Rows on what an ingestion left out."""
+    return of_this("rejects.csv")(wildcards) if made_before(wildcards) else []
+
+
+def written(path):
+    """A file on the inputs that the workflow wrote, where it is the one that writes them."""
+    return lambda wildcards: (
+        of_this(path)(wildcards) if way(wildcards) == "write" else []
+    )
+
+
+def wanted_pool(wildcards):
+    """The enumerated pool, where an ingestion refers to it."""
+    settings = CONFIG["calculations"][wildcards.calculation]
+    by_id = "structure" in settings.get("database", {}).get("columns", {})
+    return (
+        results("structures/pool.extxyz") if way(wildcards) == "write" or by_id else []
+    )
+
+
+def existing_runs(wildcards):
+    """Output files of VASP that are there now."""
+    from segalflow.dft.ingestion import run_files
+
+    if way(wildcards) == "write":
+        return run_files(
+            {"manifest": of_this("inputs.csv")(wildcards)},
+            of_manifest=False,
+        )
+    return run_files(CONFIG["calculations"][wildcards.calculation]["runs"])
+
+
+def local_database(wildcards):
+    """Local files of a database (a URL is fetched by its job)."""
+    database = CONFIG["calculations"][wildcards.calculation]["database"]
+    return [database[key] for key in ("path", "structures") if database.get(key)]
