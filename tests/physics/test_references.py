@@ -160,3 +160,21 @@ def test_samplers_on_copper_gold(copper_gold):
     assert_calibrated(
         [sample_metadynamics(*common, seed=s, walkers=32, production_sweeps=3000) for s in range(2)], exact, 1.0
     )
+
+
+@pytest.mark.reference
+def test_the_exact_sum_of_27_sites(reference):
+    """2^27 decorations of Ag-Pd: the count, the symmetry of pure ends, and replica-exchange chains agree."""
+    expansion = read_expansion(reference / "agpd" / "eci_published.json")
+    model = place_expansion(expansion, Supercell(expansion.lattice, [3, 3, 3]))
+    conditions = ("Ag", "Pd"), np.array([600.0, 900.0, 1e12]), np.array([-0.1, 0.0, 0.1])
+    exact = enumerate_exactly(model, *conditions)
+    assert np.allclose(exact["log_z"].values[2], 27 * np.log(2), atol=1e-6)
+    ends = model.energy_of_spins(np.array([[-1] * 27, [1] * 27], dtype=np.int8))
+    beta = 1 / (model.boltzmann * 600.0)
+    share = exact["composition_log_weight"].values[0, 1, [0, -1]]
+    assert np.allclose(share, -beta * ends - float(exact["log_z"][0, 1]), atol=1e-9)
+    table = sample_metropolis(model, conditions[0], conditions[1][:2], conditions[2], seed=4, sweeps=4000, n_ladder=6)
+    for name in ESTIMATES:
+        z = ((table[name] - exact[name][:2]) / table[f"{name}_stderr"]).values
+        assert np.abs(z).max() < 4, name

@@ -176,3 +176,33 @@ def test_bad_input_is_refused_in_a_sentence():
         LockstepChains(model, np.ones(2), np.zeros(3), seed=0).sweep(1)
     with pytest.raises(SamplingError, match="does not hold 2 chains"):
         exchange_grid(LockstepChains(model, np.ones(2), np.zeros(2), seed=0), (3, 1), 0, 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("rule", ["metropolis", "heat_bath"])
+@pytest.mark.parametrize(("copies", "repeats"), [(2048, 100), (40, 2000)], ids=["bits", "bytes"])
+def test_eight_sites_follow_their_transition_matrix(rule, copies, repeats, monkeypatch):
+    """A sweep in a fixed order is the product of eight 256 x 256 matrices; each of them is in detailed balance."""
+    model = random_model(8, (1, 2, 3, 4), seed=11, scale=0.25)
+    spins, temperature, delta_mu = all_spins(8), 1.2, 0.3
+    sweep = np.eye(256)
+    for site in range(8):
+        matrix, weight = transition_matrix(model, spins, site, temperature, delta_mu, rule)
+        flow = weight[:, None] * matrix
+        np.testing.assert_allclose(flow, flow.T, atol=1e-12)
+        sweep = sweep @ matrix
+    np.testing.assert_allclose(weight @ sweep, weight, rtol=1e-10)
+    chains = LockstepChains(model, np.full(copies, temperature), np.full(copies, delta_mu), seed=3, rule=rule)
+    monkeypatch.setattr(chains, "_orders", lambda n: np.tile(np.arange(8), (n, 1)))
+    start = 90
+    counts = np.zeros(256)
+    for _ in range(repeats):
+        chains.set_spins(np.repeat(spins[start : start + 1], copies, axis=0))
+        chains.sweep(1)
+        counts += np.bincount((chains.spins > 0) @ (1 << np.arange(7, -1, -1)), minlength=256)
+    n, p = counts.sum(), sweep[start]
+    expected = n * p
+    assert counts[p < 1e-14].sum() == 0
+    common = expected > 20
+    z = (counts - expected)[common] / np.sqrt(expected * (1 - p))[common]
+    assert np.abs(z).max() < 4.5
+    assert 0.8 < np.sqrt(np.mean(z**2)) < 1.2

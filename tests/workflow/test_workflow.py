@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,11 @@ def test_the_same_config_gives_the_same_bytes(project) -> None:
         )
     ]
     before = [path.read_bytes() for path in chosen]
-    assert not list((project.folder / "work").rglob("*.safetensors"))
+    work = project.folder / "work" / "tiny"
+    # A finished training leaves no checkpoint; Metropolis keeps its chains, to be extended, and they go here
+    # so that the table is sampled anew and not read from them.
+    assert {path.parts[-3] for path in work.rglob("*.safetensors")} == {"metropolis"}
+    shutil.rmtree(work)
     for path in chosen:
         path.unlink()
     project.snakemake()
