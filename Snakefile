@@ -28,6 +28,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        MODEL_ERRORS,
         FIGURES,
         results("summary.html"),
 
@@ -66,3 +67,4 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        MODEL_ERRORS,
