@@ -12,6 +12,7 @@ from model_alloys import (
     sub_regular_critical_point,
 )
 
+from segalflow.errors import BoundaryError
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.equal_weight import balance_peaks
 from segalflow.phases.gaps import Gap
@@ -123,3 +124,12 @@ def test_a_gap_outside_the_window_is_said_to_be_cut_off() -> None:
     frame, notes = find_boundaries("common_tangent", [free])
     assert len(frame) == 0
     assert any("cuts a phase off" in sentence or "no two-phase field" in sentence for sentence in notes)
+
+
+@pytest.mark.parametrize("criterion", ["common_tangent", "equal_weight"])
+def test_wrong_settings_are_refused(criterion) -> None:
+    free = free_energy(*mean_field_sweep(16, OMEGA, np.array([400.0, 500.0]), np.linspace(-0.1, 0.1, 4), 50, 2))
+    with pytest.raises(BoundaryError, match=rf"phases\.{criterion}: unknown key 'alfa'"):
+        find_boundaries(criterion, [free], {"alfa": 1.0})
+    with pytest.raises(BoundaryError, match="not negative, found 'wide'"):
+        find_boundaries(criterion, [free], {"confidence": "wide"})

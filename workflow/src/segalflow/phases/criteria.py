@@ -18,7 +18,7 @@ from segalflow.phases.composition_jump import find_composition_jumps
 from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
 from segalflow.phases.heat_capacity import find_heat_capacity_maxima
-from segalflow.thermo.free_energy import FreeEnergy, read_free_energy
+from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
 
 NOTES_SCHEMA = "segalflow.boundary_notes/1"
 
@@ -52,8 +52,8 @@ def find_boundaries(
 
     Args:
         criterion: a key of `CRITERIA`.
-        tables: ensemble tables (free energies for `FROM_FREE_ENERGY`), by any name or in a row; method and cell are
-            read from their attributes.
+        tables: ensemble tables (for `FROM_FREE_ENERGY` free energies, or tables that resolve composition), by any
+            name or in a row; method and cell are read from their attributes.
         settings: the criterion's settings (its ``DEFAULTS`` name them).
 
     Returns:
@@ -70,6 +70,8 @@ def find_boundaries(
     points: list[BoundaryPoint] = []
     notes: list[str] = []
     for table in tables.values() if isinstance(tables, Mapping) else tables:
+        if criterion in FROM_FREE_ENERGY and isinstance(table, xr.Dataset):
+            table = compute_free_energy(table, None)
         findings = CRITERIA[criterion](table, settings=dict(settings or {}))
         points += findings.points
         source = table.attributes if isinstance(table, FreeEnergy) else table.attrs
