@@ -1,8 +1,10 @@
 """Sweep the grid with semi-grand-canonical chains, all conditions in lock step; their state is kept in `work/`."""
 
+from functools import partial
 from pathlib import Path
 
 from segalflow.ensemble import write_ensemble
+from segalflow.samples import write_samples
 from segalflow.sampling.inputs import read_inputs
 from segalflow.sampling.metropolis import sample_metropolis
 from segalflow.scripting import logged
@@ -13,6 +15,7 @@ with logged(snakemake.log[0]) as log:
         *inputs.system,
         seed=snakemake.params.seed,
         work=Path("work") / snakemake.wildcards.study / "metropolis" / snakemake.wildcards.cell,
+        collect=partial(write_samples, snakemake.output.samples),
         attributes=inputs.attributes,
         **snakemake.params.settings,
     )

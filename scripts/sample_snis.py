@@ -1,6 +1,9 @@
 """Sweep the grid with self-normalised importance sampling from a trained SEGAL network."""
 
+from functools import partial
+
 from segalflow.ensemble import write_ensemble
+from segalflow.samples import write_samples
 from segalflow.sampling.importance import sample_importance
 from segalflow.sampling.inputs import read_inputs
 from segalflow.scripting import logged
@@ -12,6 +15,7 @@ with logged(snakemake.log[0]) as log:
         read_sampler(snakemake.input.segal, snakemake.input.weights, inputs.model, inputs.cell),
         *inputs.system[1:],
         seed=snakemake.params.seed,
+        collect=partial(write_samples, snakemake.output.samples),
         attributes=inputs.attributes,
         **snakemake.params.settings,
     )

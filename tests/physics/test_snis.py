@@ -10,6 +10,7 @@ from segalflow.energy.polynomial import ising_polynomial, place_expansion
 from segalflow.ensemble import lower_ness
 from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.lattice import Supercell, parent_lattice
+from segalflow.samples import spins_of
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
 from segalflow.segal.training import train
@@ -122,3 +123,26 @@ def test_a_phase_the_sampler_never_draws_is_noticed() -> None:
     lower = lower_ness(checked)
     assert lower[:, 0].max() < 0.05
     assert lower[:, 1].min() > 0.3
+
+
+def test_the_samples_tell_what_the_table_tells() -> None:
+    """Also where a repair drew more than are kept, and where another repair replaced the draws."""
+    conditions = {"species": ("down", "up"), "temperature": np.array([2.5, 4.0]), "delta_mu": np.array([0.5, 2.0])}
+    settings = {"seed": 1, "pool_sweeps": 0, "ess_floor": 400.0, "max_factor": 4, "symmetrise_below": 0.0}
+    kept: list = []
+    table = sample_importance(OneSided(), **conditions, **settings, keep_samples=1500, collect=kept.append)
+    (samples,) = kept
+    assert (table["n_samples"].values > 1500).any()
+    assert samples["valid"].sum("sample").values.tolist() == np.minimum(table["n_samples"].values, 1500).tolist()
+    weights = np.exp(samples["log_weight"]) * samples["valid"]
+    assert weights.sum("sample").values == pytest.approx(samples["valid"].sum("sample").values)
+    for name, values, scale in (("energy", samples["energy"], 16), ("composition", samples["n_atoms"], 16)):
+        mean = (weights * values).sum("sample") / weights.sum("sample") / scale
+        whole = table[name] if name == "energy" else table[name].isel(species=1)
+        error = table[f"{name}_stderr"] if name == "energy" else table[f"{name}_stderr"].isel(species=1)
+        same = table["n_samples"].values <= 1500
+        assert mean.values[same] == pytest.approx(whole.values[same], rel=1e-9)
+        assert np.all(np.abs(mean.values - whole.values) <= 0.5 * error.values + 1e-9)
+    spins = spins_of(samples)
+    energies = OneSided().model.energy_of_spins(spins.reshape(-1, 16)).reshape(spins.shape[:3])
+    assert np.where(samples["valid"], energies, 0) == pytest.approx(samples["energy"].values)

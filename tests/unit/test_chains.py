@@ -104,3 +104,23 @@ def test_chains_run_until_the_error_is_small(tmp_path) -> None:
     assert float(fine["n_samples"].max()) >= 4 * float(rough["n_samples"].max())
     capped = sample_metropolis(model(), ("A", "B"), **grid, **settings, target_error=1e-9, max_sweeps=900)
     assert float(capped["n_samples"].max()) == 2 * float(rough["n_samples"].max())
+
+
+def test_kept_decorations_do_not_depend_on_interruptions(tmp_path) -> None:
+    def run(work):
+        t, m = np.repeat([300.0, 600.0, 900.0], 5), np.tile(np.linspace(-0.1, 0.1, 5), 3)
+        chains = LockstepChains(model(), t, m, 4)
+        settings = {"equilibration": 10, "measure_every": 3, "exchange_every": 0, "work": work, "keep": 6}
+        return ChainRun(chains, chains.sweep, None, np.random.default_rng(1), **settings, kept_chains=4)
+
+    whole = run(None)
+    whole.run(40)
+    run(tmp_path).run(13)
+    again = run(tmp_path)
+    again.run(40)
+    assert again.chains.energy_evaluations == whole.chains.energy_evaluations
+    kept, taken = whole.decorations()
+    assert kept.shape == (5, 4, 1)  # every eighth of 40 measurements
+    assert taken.tolist() == [0, 8, 16, 24, 32]
+    assert np.array_equal(again.decorations()[0], kept)
+    assert np.array_equal(np.unpackbits(kept, axis=2).sum(axis=2), whole.n_plus()[taken, :4])

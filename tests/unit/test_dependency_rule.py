@@ -16,7 +16,7 @@ LAYERS = [
     {"units", "errors", "progress", "provenance"},
     {"artefacts", "scripting", "settings"},
     {"lattice"},
-    {"ensemble", "cells"},
+    {"ensemble", "cells", "samples"},
     {"structures", "dft", "expansion", "energy"},
     {"segal", "sampling"},
     {"thermo"},

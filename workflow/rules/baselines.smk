@@ -5,6 +5,7 @@ rule sample_metropolis:
         grid="results/{study}/grids/{cell}.json",
     output:
         table="results/{study}/ensemble/{cell}/metropolis.nc",
+        samples="results/{study}/ensemble/{cell}/metropolis_samples.nc",
     log:
         "logs/{study}/sample_metropolis/{cell}.log",
     benchmark:

@@ -7,6 +7,7 @@ rule sample_snis:
         weights="results/{study}/segal/{cell}/weights.safetensors",
     output:
         table="results/{study}/ensemble/{cell}/snis.nc",
+        samples="results/{study}/ensemble/{cell}/snis_samples.nc",
     log:
         "logs/{study}/sample_snis/{cell}.log",
     benchmark:

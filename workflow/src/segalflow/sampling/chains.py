@@ -40,6 +40,8 @@ class ChainRun:
         exchange_every: sweeps between exchanges; 0 for none.
         work: folder of the state file; None keeps none.
         inputs: whatever else defines the run; a state of other inputs is not continued.
+        keep: most decorations to keep of each chain, evenly spaced over all measurements so far; 0 keeps none.
+        kept_chains: only the first so many chains keep decorations; None for all.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class ChainRun:
         exchange_every: int,
         work: Path | None = None,
         inputs: object = None,
+        keep: int = 0,
+        kept_chains: int | None = None,
     ) -> None:
         self.chains, self.move, self.exchange, self.rng = chains, move, exchange, rng
         self.equilibration, self.measure_every = equilibration, measure_every
@@ -62,10 +66,14 @@ class ChainRun:
         self.accepted = np.zeros(chains.n_chains)
         self._energy: list[np.ndarray] = []
         self._n_plus: list[np.ndarray] = []
+        self.keep, self.kept_chains = keep, chains.n_chains if kept_chains is None else kept_chains
+        self._kept: list[np.ndarray] = []
+        self._stride = 1
         described = [
             model_fingerprint(chains.model), chains.temperature.tolist(), chains.delta_mu.tolist(), chains.rule,
             equilibration, measure_every, self.exchange_every, hashlib.sha256(chains.negative.tobytes()).hexdigest(),
             rng.bit_generator.state["state"], code_fingerprint(__file__), inputs,
+            keep, self.kept_chains,
         ]  # fmt: skip
         self.fingerprint = content_hash(_finite(described))
         self.path = None if work is None else Path(work) / f"chains-{self.fingerprint[:12]}.safetensors"
@@ -82,6 +90,26 @@ class ChainRun:
     def n_plus(self) -> np.ndarray:
         """Return the number of species-1 atoms of every measurement, int32 (n_measured, n_chains)."""
         return np.array(self._n_plus)
+
+    def decorations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kept decorations and the measurements they were taken at.
+
+        Packed occupations as in `segalflow.samples`, uint8 (n_kept, kept_chains, bytes), and the numbers of
+        their measurements from 0, shape (n_kept,). They depend only on the number of measurements: where more than
+        `keep` would be held, every other one goes.
+        """
+        n_bytes = -(-self.chains.model.n_sites // 8)
+        kept = np.array(self._kept, dtype=np.uint8).reshape(-1, self.kept_chains, n_bytes)
+        return kept, np.arange(len(kept)) * self._stride
+
+    def _keep_decorations(self) -> None:
+        if not self.keep or (len(self._energy) - 1) % self._stride:
+            return
+        if len(self._kept) == self.keep:
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+            if (len(self._energy) - 1) % self._stride:
+                return
+        self._kept.append(np.packbits(self.chains.negative[: self.kept_chains] == 0, axis=1, bitorder="little"))
 
     def acceptance(self) -> np.ndarray:
         """Return the accepted fraction since the equilibration, (n_chains,)."""
@@ -108,6 +136,7 @@ class ChainRun:
                     if (self.done - self.equilibration) % self.measure_every == 0:
                         self._energy.append(self.chains.energies())
                         self._n_plus.append(self.chains.n_plus().astype(np.int32))
+                        self._keep_decorations()
                 if self.exchange_every and self.done % self.exchange_every == 0:
                     self.exchange(self.done // self.exchange_every - 1)
                 shown.set_postfix(acceptance=f"{fraction.mean():.2f}", refresh=False)
@@ -129,7 +158,9 @@ class ChainRun:
         """Write the state file."""
         arrays = {f"chains.{name}": np.asarray(value) for name, value in self.chains.state().items()}
         arrays |= {"accepted": self.accepted, "energy": self.energy(), "n_plus": self.n_plus()}
-        extra = {"fingerprint": self.fingerprint, "done": self.done, "rng": self.rng.bit_generator.state}
+        arrays["kept"] = self.decorations()[0]
+        state = self.rng.bit_generator.state
+        extra = {"fingerprint": self.fingerprint, "done": self.done, "rng": state, "stride": self._stride}
         write_state(path, arrays, extra)
 
     def restore(self, path: Path, n_measured: int | None = None) -> None:
@@ -150,6 +181,7 @@ class ChainRun:
         self.chains.restore({k.removeprefix("chains."): v for k, v in arrays.items() if k.startswith("chains.")})
         self.accepted = arrays["accepted"]
         self._energy, self._n_plus = list(arrays["energy"]), list(arrays["n_plus"])
+        self._kept, self._stride = list(arrays["kept"]), extra["stride"]
         self.done = extra["done"]
         self.rng.bit_generator.state = extra["rng"]
 

@@ -15,7 +15,7 @@ must pass the floor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
+from segalflow.samples import pack_spins, sample_set, thin_samples
 from segalflow.sampling.statistics import unseen_excitation
 from segalflow.sampling.weights import (
     log_mean_weight,
@@ -54,6 +55,8 @@ def sample_importance(
     pool_samples: int = 64,
     symmetrise_below: float = 0.5,
     symmetries: int = 8,
+    keep_samples: int = 1000,
+    collect: Callable[[xr.Dataset], None] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``snis``) of importance sampling over a grid.
@@ -76,6 +79,9 @@ def sample_importance(
         symmetrise_below: conditions with a lower NESS (of either side) are drawn again from the symmetrised proposal; 0
             leaves the repair out.
         symmetries: operations of the cell that it averages over (the identity and a random choice of others).
+        keep_samples: samples of each condition that `collect` gets; where more were drawn, heavy ones are kept first
+            and means stay unbiased (`segalflow.samples.thin_samples`).
+        collect: called once with the samples artefact (`segalflow.samples`); None keeps no decorations.
         attributes: extra attributes of the table.
 
     Raises:
@@ -95,50 +101,75 @@ def sample_importance(
             sampler.model, temperature, delta_mu, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
         )
     operations = _choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
-    rows = []
+    rows, kept = [], []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t in range(len(temperature)):
             mixture = _Mixture(sampler, temperature[t], _hotter(temperature, t), defensive_fraction)
             rng = np.random.default_rng(streams[t])
             here = None if pool is None else pool[t]
-            row = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor, here)
+            row, drawn = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor, here)
             lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
             weak = np.flatnonzero(lower < symmetrise_below)
             if len(weak) and len(operations) > 1:
-                again = _sweep_row(
+                again, redrawn = _sweep_row(
                     replace(mixture, operations=operations), delta_mu[weak], rng, samples_per_condition, ess_floor,
                     max_factor, None if here is None else here[weak],
                 )  # fmt: skip
                 for name, values in again.items():
                     spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
                     row[name][weak] = values + spent_before
+                drawn = {**drawn, **{int(m): redrawn[k] for k, m in enumerate(weak)}}
+            if collect is not None:
+                thinning = np.random.default_rng([seed, t, keep_samples])
+                kept.append([_keep(drawn[m], keep_samples, thinning) for m in range(len(delta_mu))])
             row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu))
             rows.append(row)
             ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     variables = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return ensemble_table(
-        "snis",
-        temperature,
-        delta_mu,
-        species,
-        variables,
-        {
-            "n_sites": sampler.n_sites,
-            "seed": seed,
-            "samples_per_condition": samples_per_condition,
-            "defensive_fraction": defensive_fraction,
-            "ess_floor": ess_floor,
-            "pool_sweeps": pool_sweeps,
-            "pool_samples": pool_samples,
-            "symmetrise_below": symmetrise_below,
-            "symmetries": symmetries,
-            "fluctuating_energy": "U - dmu N",
-            **(attributes or {}),
-        },
-        sampler.model.energy_unit,
-    )
+    described = {
+        "n_sites": sampler.n_sites,
+        "seed": seed,
+        "samples_per_condition": samples_per_condition,
+        "defensive_fraction": defensive_fraction,
+        "ess_floor": ess_floor,
+        "pool_sweeps": pool_sweeps,
+        "pool_samples": pool_samples,
+        "symmetrise_below": symmetrise_below,
+        "symmetries": symmetries,
+        "fluctuating_energy": "U - dmu N",
+        **(attributes or {}),
+    }
+    unit = sampler.model.energy_unit
+    if collect is not None:
+        content = _padded(kept)
+        content["log_mean_weight"] = variables["log_z"]
+        content["independent_samples"] = variables["ness"] * variables["n_samples"]
+        collect(sample_set("snis", temperature, delta_mu, species, content, described, unit))
+    return ensemble_table("snis", temperature, delta_mu, species, variables, described, unit)
+
+
+def _keep(drawn: tuple[np.ndarray, ...], number: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Thin the draws (log weights, numbers of atoms, energies, packed decorations) of one condition."""
+    chosen, log_w = thin_samples(drawn[0], number, rng)
+    return log_w, *(a[chosen] for a in drawn[1:])
+
+
+def _padded(kept: list[list[tuple[np.ndarray, ...]]]) -> dict[str, np.ndarray]:
+    """Variables of the samples artefact from the samples of every condition, [temperature][delta_mu]."""
+    longest = max(len(condition[0]) for row in kept for condition in row)
+
+    def stack(column: int) -> np.ndarray:
+        padded = [
+            [np.pad(c[column], [(0, longest - len(c[0]))] + [(0, 0)] * (c[column].ndim - 1)) for c in row]
+            for row in kept
+        ]
+        return np.array(padded)
+
+    valid = np.array([[np.arange(longest) < len(c[0]) for c in row] for row in kept])
+    names = ("log_weight", "n_atoms", "energy", "occupation")
+    return {"valid": valid, **{name: stack(column) for column, name in enumerate(names)}}
 
 
 def _hotter(temperature: np.ndarray, t: int) -> float:
@@ -190,8 +221,12 @@ class _Mixture:
         kt = self.sampler.model.boltzmann * self.own
         return -(energy - mu * (spins > 0).sum(1)) / kt - np.logaddexp.reduce(terms, axis=0)
 
-    def draw(self, delta_mu: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return log weights, numbers of species-1 atoms and energies of `n` draws, each (n_delta_mu, n)."""
+    def draw(self, delta_mu: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return `n` draws of each delta_mu.
+
+        Log weights, numbers of species-1 atoms and energies, each (n_delta_mu, n), and the packed decorations
+        (n_delta_mu, n, bytes).
+        """
         parts = []
         for source, number in self.counts(n).items():
             mu = np.repeat(delta_mu, number)
@@ -204,7 +239,8 @@ class _Mixture:
                 chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
                 spins, known = np.take_along_axis(spins, chosen, axis=1), {}
             log_w = self.log_weights(spins, mu, energy, n, known)
-            parts.append([a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)])
+            packed = pack_spins(spins).reshape(len(delta_mu), number, -1)
+            parts.append([*(a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)), packed])
         return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
 
 
@@ -240,15 +276,17 @@ def _sweep_row(
     ess_floor: float,
     max_factor: int,
     pool: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """All estimates at one temperature; conditions whose ESS is under the floor get more draws.
+) -> tuple[dict[str, np.ndarray], dict[int, tuple[np.ndarray, ...]]]:
+    """All estimates at one temperature, and the draws by condition (`_Mixture.draw`).
+
+    Conditions whose ESS is under the floor get more draws.
 
     `pool` holds equilibrium decorations for the p side, int8 (n_delta_mu, n_samples, n_sites).
     """
     sampler, own = mixture.sampler, mixture.own
-    log_w, n_plus, energy = mixture.draw(delta_mu, n, rng)
-    estimates = _estimate(sampler, own, delta_mu, log_w, n_plus, energy)
-    drawn = {m: (log_w[m], n_plus[m], energy[m]) for m in range(len(delta_mu))}
+    first = mixture.draw(delta_mu, n, rng)
+    estimates = _estimate(sampler, own, delta_mu, *first[:3])
+    drawn = {m: tuple(part[m] for part in first) for m in range(len(delta_mu))}
     factor = 1
     while factor < max_factor:
         weak = np.flatnonzero(estimates["ness"] * estimates["n_samples"] < ess_floor)
@@ -260,7 +298,7 @@ def _sweep_row(
         for row, m in enumerate(weak):
             # Equal mixtures in every instalment: the pooled draws follow the same mixture density.
             drawn[m] = tuple(np.concatenate([old, new[row]]) for old, new in zip(drawn[m], more, strict=True))
-            again = _estimate(sampler, own, delta_mu[m : m + 1], *(a[None] for a in drawn[m]))
+            again = _estimate(sampler, own, delta_mu[m : m + 1], *(a[None] for a in drawn[m][:3]))
             for name, values in again.items():
                 estimates[name][m] = values[0]
     estimates["reliable"] = (estimates["ness"] * estimates["n_samples"] >= ess_floor).astype(float)
@@ -269,7 +307,7 @@ def _sweep_row(
         estimates["reliable"] *= estimates["ness_p"] * estimates["n_samples"] >= ess_floor
         for name in ("energy_evaluations", "full_energy_evaluations"):
             estimates[name] += pool.shape[1]
-    return estimates
+    return estimates, drawn
 
 
 def _estimate(

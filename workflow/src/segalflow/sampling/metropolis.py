@@ -7,7 +7,7 @@ log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acce
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from segalflow.energy.lockstep import LockstepChains, exchange_grid
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
+from segalflow.samples import sample_set
 from segalflow.sampling.chains import ChainRun
 from segalflow.sampling.statistics import (
     autocorrelation_time,
@@ -67,6 +68,8 @@ def sample_metropolis(
     rule: str = "heat_bath",
     target_error: float | None = None,
     max_sweeps: int = 64000,
+    keep_samples: int = 256,
+    collect: Callable[[xr.Dataset], None] | None = None,
     work: Path | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -90,6 +93,8 @@ def sample_metropolis(
         target_error: the sweeps are doubled until the standard error of the composition is at most this at every
             condition, or `max_sweeps` are done; None does `sweeps`.
         max_sweeps: see `target_error`.
+        keep_samples: most samples of each condition that `collect` gets, evenly spaced in time, shared by its chains.
+        collect: called once with the samples artefact (`segalflow.samples`); None keeps no decorations.
         work: folder of the chains' state: an interrupted run is continued, a longer one goes on from a shorter one.
         attributes: extra attributes of the table.
 
@@ -113,7 +118,11 @@ def sample_metropolis(
     beta = temperature_ladder(temperature, model.boltzmann, n_ladder)
     shape = (len(beta), len(delta_mu), chains_per_condition)
     n_rungs = len(temperature)
-    run = _chain_run(model, beta, delta_mu, shape, seed, rule, equilibration, measure_every, exchange_every, work)
+    keep = 0 if collect is None else max(1, keep_samples // chains_per_condition)
+    run = _chain_run(
+        model, beta, delta_mu, shape, seed, rule, equilibration, measure_every, exchange_every, work,
+        (keep, n_rungs * len(delta_mu) * chains_per_condition),
+    )  # fmt: skip
     while True:
         run.run(n_measured)
         energy, n_plus = (series.reshape(n_measured, *shape) for series in (run.energy(), run.n_plus()))
@@ -143,22 +152,33 @@ def sample_metropolis(
         "rule": rule,
         "target_error": target_error,
     }
-    hysteresis = kept.pop("hysteresis")
-    return ensemble_table(
-        "metropolis",
-        temperature,
-        delta_mu,
-        species,
-        kept,
-        {
-            "n_sites": model.n_sites,
-            "settings": settings,
-            "largest_hysteresis": float(hysteresis.max()),
-            "hysteresis": np.round(hysteresis, 6).tolist(),
-            **(attributes or {}),
-        },
-        model.energy_unit,
-    )
+    hysteresis, independent = kept.pop("hysteresis"), kept.pop("independent")
+    source = {"n_sites": model.n_sites, "settings": settings, **(attributes or {})}
+    if collect is not None:
+        content = _kept_samples(run, n_rungs, energy, n_plus)
+        content["independent_samples"] = np.minimum(independent, content["energy"].shape[-1])
+        collect(sample_set("metropolis", temperature, delta_mu, species, content, source, model.energy_unit))
+    doubts = {"largest_hysteresis": float(hysteresis.max()), "hysteresis": np.round(hysteresis, 6).tolist()}
+    return ensemble_table("metropolis", temperature, delta_mu, species, kept, {**source, **doubts}, model.energy_unit)
+
+
+def _kept_samples(run: ChainRun, n_rungs: int, energy: np.ndarray, n_plus: np.ndarray) -> dict[str, np.ndarray]:
+    """Variables of the samples artefact; series have the shape (n_measured, n_beta, n_delta_mu, n_chains)."""
+    packed, taken = run.decorations()
+    grid = (n_rungs, *energy.shape[2:])
+
+    def by_condition(values: np.ndarray) -> np.ndarray:  # (n_kept, T, mu, chain, ...) -> (T, mu, chain * n_kept, ...)
+        moved = np.moveaxis(values, 0, 3)
+        return moved.reshape(*moved.shape[:2], -1, *moved.shape[4:])
+
+    series = by_condition(energy[taken, :n_rungs])
+    return {
+        "occupation": by_condition(packed.reshape(len(taken), *grid, -1)),
+        "energy": series,
+        "n_atoms": by_condition(n_plus[taken, :n_rungs]),
+        "log_weight": np.zeros(series.shape),
+        "chain": np.repeat(np.arange(grid[2]), len(taken)),
+    }
 
 
 def _chain_run(
@@ -172,6 +192,7 @@ def _chain_run(
     measure_every: int,
     exchange_every: int,
     work: Path | None,
+    kept: tuple[int, int],
 ) -> ChainRun:
     """Chains on (rungs, delta_mu, copies), started from both pure ends, exchanging in T and delta_mu in turn."""
     rungs, columns, _ = np.indices(shape).reshape(3, -1)
@@ -190,6 +211,7 @@ def _chain_run(
     return ChainRun(
         chains, chains.sweep, exchange if moves else None, rng, equilibration=equilibration,
         measure_every=measure_every, exchange_every=exchange_every, work=work, inputs=["metropolis", seed, *shape],
+        keep=kept[0], kept_chains=kept[1],
     )  # fmt: skip
 
 
@@ -292,6 +314,7 @@ def _estimates(
         "autocorrelation_time": tau_grand * measure_every,
         "reliable": reliable.astype(float),
         "hysteresis": difference["composition"],
+        "independent": independent,
     }
     for name in ("energy", "heat_capacity", "susceptibility"):
         result[name], result[f"{name}_stderr"] = pooled[name], errors[name]
