@@ -64,6 +64,7 @@ def test_a_corrupted_intermediate_file_is_named_and_nothing_is_lost(project) -> 
     finally:
         model.write_text(good)
         os.utime(model, ns=(written.st_atime_ns, written.st_mtime_ns))
+        project.snakemake(str(table.relative_to(project.folder)))
         project.snakemake()
     assert table.exists()
     assert not project.planned()
