@@ -96,6 +96,18 @@ def cells_with(*methods):
     ]
 
 
+def starting_sampler(wildcards):
+    """Cell, description and weights of the trained cell that the wildcard's cell starts from, if any."""
+    other = cell_settings(CONFIG, wildcards.cell, "segal")["start_from"]
+    if other is None:
+        return []
+    return [
+        results(f"cells/{other}.json"),
+        results(f"segal/{other}/model.json"),
+        results(f"segal/{other}/weights.safetensors"),
+    ]
+
+
 def of_expansion(path):
     """A file of the expansion that belongs to the wildcard's cell."""
     return lambda wildcards: results(
