@@ -23,6 +23,9 @@ include: "workflow/rules/phases.smk"
 include: "workflow/rules/report.smk"
 
 
+SOURCES.save()
+
+
 rule all:
     default_target: True
     input:

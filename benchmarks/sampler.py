@@ -17,7 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
 from segalflow.sampling.transfer_matrix import sample_transfer_matrix
+from segalflow.segal.sampler import TrainedSampler
 from segalflow.segal.training import train
 
 BEGIN, END = "<!-- sampler.py --write: begin -->", "<!-- sampler.py --write: end -->"
@@ -41,13 +42,18 @@ ISING = (np.linspace(1.5, 3.5, 21), np.linspace(-0.8, 0.8, 17))
 
 @dataclass(frozen=True)
 class System:
-    """A cell with the grid it is judged on; `steps` of training."""
+    """A cell with the grid it is judged on, `steps` of training, and what differs from the common settings."""
 
     expansion: str | None
     repeat: tuple[int, int, int]
     grid: tuple[np.ndarray, np.ndarray]
     steps: int
+    sizes: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
+
+WIDE = {"window": 7.7}
 
 SYSTEMS = {
     "ising-10": System(None, (10, 10, 1), ISING, 6000),
@@ -55,7 +61,9 @@ SYSTEMS = {
     "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000),
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 12000),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 8000),
-    "cuau-512": System("cuau", (8, 8, 8), CUAU, 4000),
+    "cuau-512": System("cuau", (8, 8, 8), CUAU, 8000, WIDE, {"batch": 16}),
+    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 8000, WIDE, {"batch": 8}),
+    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1000, WIDE, {"batch": 2, "learning_rate": 0.002}, "cuau-512"),
     "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 8000),
 }
@@ -101,7 +109,8 @@ def measure(
     system = SYSTEMS[name]
     model, cell = place(system, reference)
     exact = exact_log_z(name, system, model, cell)
-    networks = [("physics", {"kind": "physics", "sizes": {}}, {**TRAINING, "steps": steps or system.steps})]
+    settings = {**TRAINING, **system.training, "steps": steps or system.steps}
+    networks = [("physics", {"kind": "physics", "sizes": system.sizes}, settings)]
     if paper:
         made = {"kind": "made", "sizes": {"layers": 3, "width": 2, "activation": "sigmoid"}}
         networks.append(("paper", made, {**PAPER, "steps": 0}))
@@ -109,13 +118,21 @@ def measure(
     for label, network, training in networks:
         if label == "paper":
             training = {**training, "steps": _steps_in(seconds, model, cell, system, network, training)}
+        first = None if system.start is None or label == "paper" else _trained(system.start, reference)
         start = time.process_time()
-        sampler = train(model, cell, *system.grid, network=network, training=training, seed=1)
+        sampler = train(model, cell, *system.grid, network=network, training=training, seed=1, start=first)
         spent = time.process_time() - start
+        TRAINED[name] = sampler
         seconds = seconds or spent
         start = time.process_time()
         table = sample_importance(
-            sampler, cell.lattice.species[0], *system.grid, seed=2, samples_per_condition=draws, max_factor=1
+            sampler,
+            cell.lattice.species[0],
+            *system.grid,
+            seed=2,
+            samples_per_condition=draws,
+            max_factor=1,
+            repair="none",
         )
         swept = time.process_time() - start
         ness = lower_ness(table)
@@ -138,6 +155,20 @@ def measure(
                 "log_z_error_per_site": error,
             }
         )
+
+
+TRAINED: dict[str, TrainedSampler] = {}
+
+
+def _trained(name: str, reference: Path) -> TrainedSampler:
+    """The network of another system, trained now if it has not been."""
+    if name not in TRAINED:
+        system = SYSTEMS[name]
+        model, cell = place(system, reference)
+        network = {"kind": "physics", "sizes": system.sizes}
+        training = {**TRAINING, **system.training, "steps": system.steps}
+        TRAINED[name] = train(model, cell, *system.grid, network=network, training=training, seed=1)
+    return TRAINED[name]
 
 
 def _steps_in(seconds: float, model, cell, system: System, network: dict, training: dict) -> int:

@@ -1,4 +1,4 @@
-"""Draw the z-scores of all pairs of methods against the unit normal."""
+"""Draw the z-scores of every method against the one its cell is judged by, beside the unit normal."""
 
 from pathlib import Path
 

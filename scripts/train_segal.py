@@ -6,14 +6,20 @@ from segalflow.cells import read_cell, read_grid
 from segalflow.energy.polynomial import place_expansion
 from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.scripting import logged
-from segalflow.segal.checkpoint import write_sampler
+from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.training import train
 
 with logged(snakemake.log[0]) as log:
     cell = read_cell(snakemake.input.cell)
     grid = read_grid(snakemake.input.grid)
+    expansion = read_expansion(snakemake.input.model)
+    start = None
+    if snakemake.input.start:
+        other_cell, *other_network = snakemake.input.start
+        other = read_cell(other_cell)
+        start = read_sampler(*other_network, place_expansion(expansion, other), other)
     sampler = train(
-        place_expansion(read_expansion(snakemake.input.model), cell),
+        place_expansion(expansion, cell),
         cell,
         grid.temperature,
         grid.delta_mu,
@@ -22,5 +28,6 @@ with logged(snakemake.log[0]) as log:
         seed=snakemake.params.seed,
         work=Path("work") / snakemake.wildcards.study / "segal" / snakemake.wildcards.cell,
         device=snakemake.params.segal["device"],
+        start=start,
     )
     write_sampler(sampler, snakemake.output.model, snakemake.output.weights, snakemake.output.history)

@@ -6,8 +6,24 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class ByFile(LoadScopeScheduling):
+    """A file's tests on one worker, for its fixtures' sake, and all tests of the finished tiny study on one.
+
+    (xdist 3.8's own `loadgroup` puts its marks where pytest 9 no longer looks.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "workflow" if nodeid.startswith("tests/workflow/") else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config, log) -> ByFile:
+    """Longest first: xdist begins with the scope of most tests."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

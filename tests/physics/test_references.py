@@ -76,7 +76,7 @@ def test_metropolis_and_metadynamics_on_ising(ising):
         [sample_metropolis(*common, seed=s, sweeps=12000, equilibration=300) for s in range(6)], exact, 0.9
     )
     assert_calibrated(
-        [sample_metadynamics(*common, seed=s, walkers=32, production_sweeps=2000) for s in range(16)], exact, 1.0
+        [sample_metadynamics(*common, seed=s, walkers=32, production_sweeps=2000) for s in range(10)], exact, 1.0
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segalflow.provenance import code_fingerprint, content_hash, derive_seed, import_closure
+from segalflow.provenance import SourceIndex, code_fingerprint, content_hash, derive_seed, import_closure
 
 
 def _package(root: Path) -> Path:
@@ -19,11 +19,12 @@ def _package(root: Path) -> Path:
 
 
 def _fresh(script: Path, root: Path) -> str:
-    from segalflow import provenance
-
-    provenance._syntax_digest.cache_clear()
-    provenance._parse.cache_clear()
-    return code_fingerprint(script, root / "segalflow")
+    """The fingerprint as a new process finds it, with and without what earlier ones kept."""
+    index = SourceIndex(root / "kept" / "sources.json")
+    kept = code_fingerprint(script, root / "segalflow", index)
+    index.save()
+    assert kept == code_fingerprint(script, root / "segalflow")
+    return kept
 
 
 def test_closure_follows_imports_through_packages(tmp_path: Path) -> None:
@@ -47,6 +48,14 @@ def test_fingerprint_changes_with_the_code_it_uses(tmp_path: Path) -> None:
     before = _fresh(script, tmp_path)
     (tmp_path / "segalflow" / "sub" / "b.py").write_text("def g():\n    return 2\n")
     assert _fresh(script, tmp_path) != before
+
+
+def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+    script = _package(tmp_path)
+    before = _fresh(script, tmp_path)
+    for content in ("", "{", "[1]", '{"made_by": "another"}'):
+        (tmp_path / "kept" / "sources.json").write_text(content)
+        assert _fresh(script, tmp_path) == before
 
 
 def test_late_imports_count(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from segalflow.lattice import parent_lattice
 from segalflow.structures.enumeration import enumerate_pool
 from segalflow.study import prepare_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 FAKE = Path(__file__).resolve().parents[1] / "fake_vasp.py"
 POOL = enumerate_pool(parent_lattice("fcc", 3.85, ["Cu", "Au"]), 3)
 

@@ -80,6 +80,13 @@ def tiny_run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Proj
 
 
 @pytest.fixture
+def fresh_project(repository: Path, tmp_path: Path) -> Project:
+    """A copy in which nothing has been run."""
+    copy_sources(repository, tmp_path)
+    return Project(tmp_path)
+
+
+@pytest.fixture
 def project(tiny_run: Project, repository: Path):
     """The finished copy; every source file is put back after the test."""
     yield tiny_run

@@ -18,7 +18,7 @@ os.environ.update(
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from segalflow.errors import SegalflowError
-from segalflow.provenance import code_fingerprint, derive_seed
+from segalflow.provenance import SourceIndex, code_fingerprint, derive_seed
 from segalflow.study import cell_settings, prepare_study
 
 try:
@@ -32,6 +32,7 @@ except SegalflowError as error:
     raise WorkflowError(f"config: {error}") from None
 
 STUDY = CONFIG["study"]
+SOURCES = SourceIndex(Path(".snakemake") / "segalflow-sources.json")
 
 
 wildcard_constraints:
@@ -50,7 +51,7 @@ def results(path):
 
 def code(script):
     """Fingerprint of a script and of the library modules it imports."""
-    return code_fingerprint(ROOT / "scripts" / script)
+    return code_fingerprint(ROOT / "scripts" / script, index=SOURCES)
 
 
 def block(*keys):
@@ -92,6 +93,18 @@ def cells_with(*methods):
         name
         for name, cell in CONFIG["cells"].items()
         if set(methods) & set(cell["methods"])
+    ]
+
+
+def starting_sampler(wildcards):
+    """Cell, description and weights of the trained cell that the wildcard's cell starts from, if any."""
+    other = cell_settings(CONFIG, wildcards.cell, "segal")["start_from"]
+    if other is None:
+        return []
+    return [
+        results(f"cells/{other}.json"),
+        results(f"segal/{other}/model.json"),
+        results(f"segal/{other}/weights.safetensors"),
     ]
 
 

@@ -49,6 +49,7 @@ rule train_segal:
         model=of_expansion("model.json"),
         cell="results/{study}/cells/{cell}.json",
         grid="results/{study}/grids/{cell}.json",
+        start=starting_sampler,
     output:
         model=update("results/{study}/segal/{cell}/model.json"),
         weights=update("results/{study}/segal/{cell}/weights.safetensors"),

@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ase
-import ase.io
 import numpy as np
 
 if TYPE_CHECKING:
+    import ase
     import pandas as pd
 
 from segalflow.errors import ArtefactError
@@ -149,6 +148,8 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 def write_structures(path: str | Path, structures: Sequence[ase.Atoms]) -> None:
     """Write structures as extended XYZ with their ``info`` (ids, ideal occupation, energies)."""
+    import ase.io  # slow to import, and most readers of artefacts have no structures
+
     with atomic_path(path) as temporary:
         ase.io.write(temporary, list(structures), format="extxyz")
 
@@ -159,6 +160,8 @@ def read_structures(path: str | Path) -> list[ase.Atoms]:
     Raises:
         ArtefactError: if the file is missing or cut short.
     """
+    import ase.io
+
     try:
         return ase.io.read(path, index=":", format="extxyz")
     except FileNotFoundError:

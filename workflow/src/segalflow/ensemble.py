@@ -64,6 +64,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         "1 where the estimate passed the method's own test (ESS floor, convergence), else 0",
         False,
     ),
+    "repaired": (GRID, "1", "1", "1 where the estimate comes from a repair of weak importance weights, else 0", False),
     "composition_log_weight": (
         (*GRID, "n_atoms"),
         "1",

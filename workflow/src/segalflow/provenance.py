@@ -7,15 +7,19 @@ that gap: a rule that holds it in its ``params`` re-runs when, and only when, th
 from __future__ import annotations
 
 import ast
-import functools
+import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
+FACTS_VERSION = 1
+"""Of the format of `SourceIndex` files; to be raised when what counts of a source changes."""
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -33,15 +37,64 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-@functools.cache
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+class _Facts(NamedTuple):
+    """What counts of a source file: the digest of its syntax tree, and its imports as (level, module, name)."""
+
+    digest: str
+    imports: list[tuple[int, str, str]]
 
 
-@functools.cache
-def _syntax_digest(path: Path) -> str:
-    tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+def _read_facts(source: str) -> _Facts:
+    tree = ast.parse(source)
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports.extend((0, a.name, "") for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imports.extend((node.level, node.module or "", a.name) for a in node.names)
+    text = ast.dump(_without_docstrings(tree), include_attributes=False)
+    return _Facts(hashlib.sha256(text.encode()).hexdigest(), imports)
+
+
+class SourceIndex:
+    """Facts of source files by the hash of their bytes; kept in a file, they are read from the syntax only once.
+
+    Every job of a workflow fingerprints the code anew, so the reading must not cost more than the job.
+
+    Args:
+        path: file that keeps the facts between processes, or None. A damaged one is made anew.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self._new = path, False
+        self._head = f"{sys.version_info.major}.{sys.version_info.minor} {FACTS_VERSION}"
+        self._known: dict[str, _Facts] = {}
+        self._of_file: dict[Path, _Facts] = {}
+        if path is not None and path.is_file():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if content["made_by"] == self._head:
+                    self._known = {k: _Facts(d, [tuple(i) for i in m]) for k, (d, m) in content["facts"].items()}
+
+    def facts(self, file: Path) -> _Facts:
+        """Return the facts of a file; it is read once in the life of this index."""
+        if file not in self._of_file:
+            source = file.read_bytes()
+            key = hashlib.sha256(source).hexdigest()
+            if key not in self._known:
+                self._known[key], self._new = _read_facts(source.decode("utf-8")), True
+            self._of_file[file] = self._known[key]
+        return self._of_file[file]
+
+    def save(self) -> None:
+        """Keep what is new, if there is a file to keep it in."""
+        if self.path is None or not self._new:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"made_by": self._head, "facts": self._known}), encoding="utf-8")
+        temporary.replace(self.path)
+        self._new = False
 
 
 def _module_file(name: str, root: Path) -> Path | None:
@@ -55,37 +108,31 @@ def _module_file(name: str, root: Path) -> Path | None:
     return None
 
 
-def _imported_modules(path: Path, root: Path) -> set[str]:
+def _imported_modules(path: Path, root: Path, index: SourceIndex) -> set[str]:
     """Names of the `segalflow` modules that the file at `path` imports, at any depth of its code."""
     package = root.name
     found: set[str] = set()
-    for node in ast.walk(_parse(path)):
-        if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names if a.name.split(".")[0] == package)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                inside = path.resolve().relative_to(root.parent).with_suffix("").parts
-                base = ".".join(inside[: len(inside) - node.level])
-                module = f"{base}.{node.module}" if node.module else base
-            else:
-                module = node.module or ""
-            if module.split(".")[0] != package:
-                continue
-            for alias in node.names:
-                submodule = f"{module}.{alias.name}"
-                found.add(submodule if _module_file(submodule, root) else module)
+    for level, module, name in index.facts(path).imports:
+        if level:
+            inside = path.resolve().relative_to(root.parent).with_suffix("").parts
+            base = ".".join(inside[: len(inside) - level])
+            module = f"{base}.{module}" if module else base
+        if module.split(".")[0] == package:
+            submodule = f"{module}.{name}"
+            found.add(submodule if name and _module_file(submodule, root) else module)
     return found
 
 
-def import_closure(path: Path, root: Path = PACKAGE_ROOT) -> list[Path]:
+def import_closure(path: Path, root: Path = PACKAGE_ROOT, index: SourceIndex | None = None) -> list[Path]:
     """Return the files of the `segalflow` package reached by imports from `path` (sorted, without `path` itself).
 
     The ``__init__.py`` of every package on the way counts too, since importing a submodule runs it.
     """
+    index = index or SourceIndex()
     pending = [path]
     reached: set[Path] = set()
     while pending:
-        for name in _imported_modules(pending.pop(), root):
+        for name in _imported_modules(pending.pop(), root, index):
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 file = _module_file(".".join(parts[:depth]), root)
@@ -95,15 +142,16 @@ def import_closure(path: Path, root: Path = PACKAGE_ROOT) -> list[Path]:
     return sorted(reached)
 
 
-def code_fingerprint(script: str | Path, root: Path = PACKAGE_ROOT) -> str:
+def code_fingerprint(script: str | Path, root: Path = PACKAGE_ROOT, index: SourceIndex | None = None) -> str:
     """Return the SHA-256 of the syntax trees of `script` and of all `segalflow` modules it imports.
 
-    Docstrings, comments, formatting and time stamps do not count, so only a change of meaning changes it.
+    Docstrings, comments, formatting and time stamps do not count, so only a change of meaning changes it. An `index`
+    spares the reading of files that it knows.
     """
-    script = Path(script)
-    digest = hashlib.sha256(_syntax_digest(script).encode())
-    for file in import_closure(script, root):
-        digest.update(f"{file.relative_to(root)}:{_syntax_digest(file)}".encode())
+    script, index = Path(script), index or SourceIndex()
+    digest = hashlib.sha256(index.facts(script).digest.encode())
+    for file in import_closure(script, root, index):
+        digest.update(f"{file.relative_to(root)}:{index.facts(file).digest}".encode())
     return digest.hexdigest()
 
 

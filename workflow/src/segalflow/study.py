@@ -63,9 +63,23 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
             check_settings({**config, **whole}, schema)
         except SettingsError as error:
             raise SettingsError(f"cells.{name} (overrides): {error}") from None
+        _check_start(config, name, whole["segal"]["start_from"])
         grid = whole["grid"]
         choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
     return json.loads(json.dumps(config, sort_keys=True))
+
+
+def _check_start(config: Mapping[str, Any], name: str, start: str | None) -> None:
+    """Follow a cell's chain of starting cells: known, of the same expansion, and not back to itself."""
+    seen = [name]
+    while start is not None:
+        _check_reference(f"cells.{seen[-1]}", "segal", "start_from", start, config["cells"])
+        if start in seen:
+            raise SettingsError(f"cells.{name}.segal.start_from: '{start}' starts from itself ({' <- '.join(seen)})")
+        if config["cells"][start]["expansion"] != config["cells"][name]["expansion"]:
+            raise SettingsError(f"cells.{name}.segal.start_from: cell '{start}' belongs to another expansion")
+        seen.append(start)
+        start = cell_settings(config, start, "segal")["start_from"]
 
 
 def _check_reference(block: str, name: str, key: str, value: str, known: Mapping[str, Any]) -> None:

@@ -314,11 +314,22 @@ def plot_training(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 @figure_function
+def _judging_pairs(comparison: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return (cell, method, method) of all pairs that hold the method by which a cell's others are judged."""
+    pairs = comparison[["cell", "method_a", "method_b"]].drop_duplicates()
+    chosen = []
+    for _, rows in pairs.groupby("cell", sort=False):
+        exact = (rows["method_a"] == "exact") | (rows["method_b"] == "exact")
+        chosen.append(rows[exact] if exact.any() else rows[rows["method_a"] == rows["method_a"].iloc[0]])
+    return [row for rows in chosen for row in rows.itertuples(index=False, name=None)]
+
+
 def plot_comparison(comparison: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Plot z-scores by pair of methods (rows of panels) and variable (columns) against the unit normal distribution.
 
-    Only conditions reliable in both tables and away from first-order jumps count; the last bin on each side holds
-    everything beyond.
+    Of each cell the pairs with the exact sum are drawn, or where there is none those with its first method: one row a
+    method, not one a pair. Only conditions reliable in both tables and away from first-order jumps count; the last bin
+    on each side holds everything beyond.
 
     Args:
         comparison: rows of `segalflow.thermo.comparison.compare_methods`, one or more cells.
@@ -328,7 +339,7 @@ def plot_comparison(comparison: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         & comparison["reliable_b"].astype(bool)
         & ~comparison["near_jump"].astype(bool)
     ]
-    pairs = list(comparison[["cell", "method_a", "method_b"]].drop_duplicates().itertuples(index=False, name=None))
+    pairs = _judging_pairs(comparison)
     variables = [v for v in VARIABLE_LABELS if v in set(comparison["variable"])]
     figure, axes = (
         new_figure(

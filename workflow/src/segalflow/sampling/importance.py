@@ -10,13 +10,13 @@ which its site order breaks.
 
 A phase that the proposal never draws leaves no trace in its own weights. So the mixture also scores decorations of
 replica-exchange chains that never saw the network, and both effective sample sizes, of the q side and of the p side,
-must pass the floor.
+must pass the floor. What stays weak is repaired by chains that the network's draws carry between phases (`repairs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
-from segalflow.samples import pack_spins, sample_set, thin_samples
+from segalflow.samples import sample_set, thin_samples
+from segalflow.sampling.proposal import MixtureProposal, choose_operations, hotter_temperature
+from segalflow.sampling.repairs import choose_repair, repair_row
 from segalflow.sampling.statistics import unseen_excitation
 from segalflow.sampling.weights import (
     log_mean_weight,
@@ -55,6 +57,11 @@ def sample_importance(
     pool_samples: int = 64,
     symmetrise_below: float = 0.5,
     symmetries: int = 8,
+    repair: str = "independence_metropolis",
+    repair_below: float = 0.2,
+    repair_walkers: int = 32,
+    repair_rounds: int = 200,
+    repair_sweeps: int = 2,
     keep_samples: int = 1000,
     collect: Callable[[xr.Dataset], None] | None = None,
     attributes: Mapping[str, Any] | None = None,
@@ -79,13 +86,16 @@ def sample_importance(
         symmetrise_below: conditions with a lower NESS (of either side) are drawn again from the symmetrised proposal; 0
             leaves the repair out.
         symmetries: operations of the cell that it averages over (the identity and a random choice of others).
+        repair: a key of `segalflow.sampling.repairs.REPAIRS`, or ``none``.
+        repair_below: conditions with a lower NESS (of either side) after all that, or not reliable, are repaired.
+        repair_walkers, repair_rounds, repair_sweeps: budget of the repair at each condition.
         keep_samples: samples of each condition that `collect` gets; where more were drawn, heavy ones are kept first
             and means stay unbiased (`segalflow.samples.thin_samples`).
         collect: called once with the samples artefact (`segalflow.samples`); None keeps no decorations.
         attributes: extra attributes of the table.
 
     Raises:
-        SamplingError: for a condition outside the trained domain, or budgets that make no sense.
+        SamplingError: for a condition outside the trained domain, an unknown repair, or budgets that make no sense.
     """
     temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
     if samples_per_condition < 2 or not 0 <= defensive_fraction < 1 or max_factor < 1:
@@ -100,11 +110,13 @@ def sample_importance(
         pool, spent = equilibrium_pool(
             sampler.model, temperature, delta_mu, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
         )
-    operations = _choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
+    operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
+    mend = None if repair == "none" else choose_repair(repair)
+    budget = {"walkers": repair_walkers, "rounds": repair_rounds, "sweeps": repair_sweeps, "ess_floor": ess_floor}
     rows, kept = [], []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t in range(len(temperature)):
-            mixture = _Mixture(sampler, temperature[t], _hotter(temperature, t), defensive_fraction)
+            mixture = MixtureProposal(sampler, temperature[t], hotter_temperature(temperature, t), defensive_fraction)
             rng = np.random.default_rng(streams[t])
             here = None if pool is None else pool[t]
             row, drawn = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor, here)
@@ -119,6 +131,13 @@ def sample_importance(
                     spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
                     row[name][weak] = values + spent_before
                 drawn = {**drawn, **{int(m): redrawn[k] for k, m in enumerate(weak)}}
+            if mend is not None:
+                lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
+                weak = np.flatnonzero((lower < repair_below) | (row["reliable"] == 0))
+                row["repaired"] = np.zeros(len(delta_mu))
+                if len(weak):
+                    start = None if here is None else here[weak]
+                    row = repair_row(row, weak, mend(mixture, delta_mu[weak], start, rng, **budget))
             if collect is not None:
                 thinning = np.random.default_rng([seed, t, keep_samples])
                 kept.append([_keep(drawn[m], keep_samples, thinning) for m in range(len(delta_mu))])
@@ -138,6 +157,9 @@ def sample_importance(
         "pool_samples": pool_samples,
         "symmetrise_below": symmetrise_below,
         "symmetries": symmetries,
+        "repair": repair,
+        "repair_below": repair_below,
+        **{f"repair_{name}": value for name, value in budget.items() if name != "ess_floor"},
         "fluctuating_energy": "U - dmu N",
         **(attributes or {}),
     }
@@ -172,79 +194,9 @@ def _padded(kept: list[list[tuple[np.ndarray, ...]]]) -> dict[str, np.ndarray]:
     return {"valid": valid, **{name: stack(column) for column, name in enumerate(names)}}
 
 
-def _hotter(temperature: np.ndarray, t: int) -> float:
-    """The temperature of the defensive component: the next one, or one step above the highest."""
-    if t + 1 < len(temperature):
-        return float(temperature[t + 1])
-    return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
-
-
-@dataclass(frozen=True)
-class _Mixture:
-    """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
-
-    The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
-    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) each component is symmetrised: a
-    draw is moved by a random one, and its density is the mean over all of them.
-    """
-
-    sampler: TrainedSampler
-    own: float
-    hotter: float
-    share: float
-    operations: np.ndarray | None = None
-
-    def _log_density(self, spins: np.ndarray, source: float, mu: np.ndarray) -> np.ndarray:
-        temperature = np.full(len(mu), source)
-        if self.operations is None:
-            return self.sampler.log_prob(spins, temperature, mu, extrapolate=True)
-        terms = np.empty((len(self.operations), len(mu)))
-        for k, operation in enumerate(self.operations):
-            moved = np.empty_like(spins)
-            moved[:, operation] = spins
-            terms[k] = self.sampler.log_prob(moved, temperature, mu, extrapolate=True)
-        return np.logaddexp.reduce(terms, axis=0) - np.log(len(terms))
-
-    def counts(self, n: int) -> dict[float, int]:
-        """Draws of each component among `n`."""
-        n_hot = round(self.share * n) if self.hotter > self.own else 0
-        return {self.own: n - n_hot, self.hotter: n_hot} if n_hot else {self.own: n}
-
-    def log_weights(
-        self, spins: np.ndarray, mu: np.ndarray, energy: np.ndarray, n: int, known: dict[float, np.ndarray]
-    ) -> np.ndarray:
-        """Return ``log(p/q)`` of decorations under the mixture of `n` draws; `known` holds densities at hand."""
-        terms = []
-        for source, count in self.counts(n).items():
-            log_q = known.get(source)
-            terms.append(np.log(count / n) + (self._log_density(spins, source, mu) if log_q is None else log_q))
-        kt = self.sampler.model.boltzmann * self.own
-        return -(energy - mu * (spins > 0).sum(1)) / kt - np.logaddexp.reduce(terms, axis=0)
-
-    def draw(self, delta_mu: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Return `n` draws of each delta_mu.
-
-        Log weights, numbers of species-1 atoms and energies, each (n_delta_mu, n), and the packed decorations
-        (n_delta_mu, n, bytes).
-        """
-        parts = []
-        for source, number in self.counts(n).items():
-            mu = np.repeat(delta_mu, number)
-            spins, log_q, energy = self.sampler.sample(
-                np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
-            )
-            known = {source: log_q}
-            if self.operations is not None:
-                # The inverse of a random operation: site i takes the spin of the site it moves to.
-                chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
-                spins, known = np.take_along_axis(spins, chosen, axis=1), {}
-            log_w = self.log_weights(spins, mu, energy, n, known)
-            packed = pack_spins(spins).reshape(len(delta_mu), number, -1)
-            parts.append([*(a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)), packed])
-        return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-
-
-def _p_side(mixture: _Mixture, delta_mu: np.ndarray, pool: np.ndarray, log_z: np.ndarray, n_draws: int) -> np.ndarray:
+def _p_side(
+    mixture: MixtureProposal, delta_mu: np.ndarray, pool: np.ndarray, log_z: np.ndarray, n_draws: int
+) -> np.ndarray:
     """Return the p-side NESS, (n_delta_mu,), of the mixture of `n_draws` draws.
 
     `pool` holds equilibrium decorations, int8 (n_delta_mu, n_samples, n_sites).
@@ -255,21 +207,8 @@ def _p_side(mixture: _Mixture, delta_mu: np.ndarray, pool: np.ndarray, log_z: np
     return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 
-def _choose_operations(sampler: TrainedSampler, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the identity and up to ``n - 1`` other symmetry operations of the cell, (k, n_sites)."""
-    cell = getattr(sampler, "cell", None)
-    identity = np.arange(sampler.n_sites)[None]
-    if n < 2 or cell is None:
-        return identity
-    point, shifts = cell.point_permutations, cell.translations
-    n_all = len(point) * len(shifts)
-    chosen = rng.choice(n_all, size=min(n, n_all) - 1, replace=False)
-    moved = [shifts[c % len(shifts)][point[c // len(shifts)]] for c in chosen]
-    return np.unique(np.concatenate([identity, np.array(moved).reshape(-1, sampler.n_sites)]), axis=0)
-
-
 def _sweep_row(
-    mixture: _Mixture,
+    mixture: MixtureProposal,
     delta_mu: np.ndarray,
     rng: np.random.Generator,
     n: int,
@@ -277,7 +216,7 @@ def _sweep_row(
     max_factor: int,
     pool: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], dict[int, tuple[np.ndarray, ...]]]:
-    """All estimates at one temperature, and the draws by condition (`_Mixture.draw`).
+    """All estimates at one temperature, and the draws by condition (`MixtureProposal.draw`).
 
     Conditions whose ESS is under the floor get more draws.
 

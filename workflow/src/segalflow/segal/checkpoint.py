@@ -35,6 +35,7 @@ def write_sampler(
             "network": sampler.settings["network"],
             "training": sampler.settings["training"],
             "seed": sampler.settings["seed"],
+            "start": sampler.settings.get("start"),
             "hamiltonian": model_fingerprint(sampler.model),
             "cell": sampler.cell.to_dict(),
             "domain": {
@@ -79,7 +80,7 @@ def read_sampler(
     except Exception as error:  # safetensors and torch raise many kinds on a damaged file
         raise ArtefactError(f"{weights_path}: not the weights that {model_path} describes ({error})") from None
     grid = (np.array(content["grid"]["temperature"]), np.array(content["grid"]["delta_mu"]))
-    settings = {k: content[k] for k in ("network", "training", "seed")}
+    settings = {k: content.get(k) for k in ("network", "training", "seed", "start")}
     history = Path(model_path).with_name("history.parquet")
     table = read_table(history) if history.exists() else None
     sampler = TrainedSampler(model, cell, network, tables, domain, grid, settings)

@@ -35,6 +35,7 @@ from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_
 from segalflow.segal.gradients import GRADIENTS, autograd_step
 from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits
+from segalflow.segal.transfer import transfer_weights, weights_hash
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
@@ -323,6 +324,7 @@ def train(
     seed: int,
     work: Path | None = None,
     device: str = "cpu",
+    start: TrainedSampler | None = None,
 ) -> TrainedSampler:
     """Train a network on a grid of conditions.
 
@@ -331,12 +333,15 @@ def train(
         cell: the cell.
         temperature, delta_mu: the grid, increasing, shape (n_temperatures,) and (n_delta_mu,).
         network: ``kind`` and ``sizes`` (`segalflow.segal.network.build_network`).
-        training: ``objective``, ``steps``, ``batch``, ``learning_rate``, ``pool_sweeps``, ``sweeps_per_round``,
-            ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps).
+        training: ``objective``, ``steps`` (0 with a `start`: it serves as it is), ``batch``, ``learning_rate``,
+            ``pool_sweeps``, ``sweeps_per_round``, ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop
+            early), ``checkpoint_every`` (steps).
         seed: seed of everything random.
         work: folder for checkpoints; an interrupted run found there with the same inputs and code is continued to the
             same result, and its checkpoint removed at the end.
         device: torch device (the fast kernels run on the CPU; only ``"cpu"`` is accepted now).
+        start: sampler of a smaller cell whose weights are the first ones (`segalflow.segal.transfer`); its trained
+            domain, which must hold the grid, stays the domain.
 
     Raises:
         TrainingError: if training diverges (the last good checkpoint is named) or the settings make no sense.
@@ -355,22 +360,28 @@ def train(
         (float(temperature[0]), float(temperature[-1])), (float(delta_mu[0]), float(delta_mu[-1])), model.boltzmann
     )
     settings = {"network": dict(network), "training": dict(training), "seed": seed}
-    sampler = TrainedSampler(
-        model,
-        cell,
-        build_network(network, cell, tables.n_classes, seed),
-        tables,
-        domain,
-        (temperature, delta_mu),
-        settings,
-    )
+    built = build_network(network, cell, tables.n_classes, seed)
+    if start is not None:
+        if not np.all(start.domain.contains(temperature[[0, -1]], delta_mu[[0, -1]])):
+            raise TrainingError(
+                f"segal.start_from: the grid (T {domain.temperature}, delta_mu {domain.delta_mu}) is not inside the "
+                f"domain of the other cell (T {start.domain.temperature}, delta_mu {start.domain.delta_mu})"
+            )
+        transfer_weights(start.network, start.cell, built, cell)
+        domain = start.domain
+        settings["start"] = weights_hash(start.network)
+    sampler = TrainedSampler(model, cell, built, tables, domain, (temperature, delta_mu), settings)
     run = _Run(sampler, training, seed, device)
     objective = OBJECTIVES[training["objective"]](run)
     # The code counts too: a checkpoint of an older version of this module is not continued by a newer one.
     inputs = [model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist(), code_fingerprint(__file__)]
     fingerprint = content_hash(inputs)
     checkpoint = None if work is None else Path(work) / f"checkpoint-{fingerprint[:12]}.safetensors"
-    if not _resume(run, objective, checkpoint):
+    if not training["steps"]:
+        run.history.append(
+            {"step": 0, "loss": np.nan, "ness": run.measure_ness(), "energy_evaluations": run.evaluations}
+        )
+    elif not _resume(run, objective, checkpoint):
         objective.prepare()
     every = max(1, training["steps"] // 40)
     with bar(training["steps"], "SEGAL", "step") as shown:

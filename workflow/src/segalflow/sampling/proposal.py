@@ -1,0 +1,95 @@
+"""The proposal of importance sampling: a trained network, widened and symmetrised, with its exact density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segalflow.samples import pack_spins
+from segalflow.segal.sampler import TrainedSampler
+
+
+def hotter_temperature(temperature: np.ndarray, t: int) -> float:
+    """Return the temperature of the defensive component: the next one, or one step above the highest."""
+    if t + 1 < len(temperature):
+        return float(temperature[t + 1])
+    return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
+
+
+@dataclass(frozen=True)
+class MixtureProposal:
+    """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
+
+    The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
+    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) each component is symmetrised: a
+    draw is moved by a random one, and its density is the mean over all of them.
+    """
+
+    sampler: TrainedSampler
+    own: float
+    hotter: float
+    share: float
+    operations: np.ndarray | None = None
+
+    def _log_density(self, spins: np.ndarray, source: float, mu: np.ndarray) -> np.ndarray:
+        temperature = np.full(len(mu), source)
+        if self.operations is None:
+            return self.sampler.log_prob(spins, temperature, mu, extrapolate=True)
+        terms = np.empty((len(self.operations), len(mu)))
+        for k, operation in enumerate(self.operations):
+            moved = np.empty_like(spins)
+            moved[:, operation] = spins
+            terms[k] = self.sampler.log_prob(moved, temperature, mu, extrapolate=True)
+        return np.logaddexp.reduce(terms, axis=0) - np.log(len(terms))
+
+    def counts(self, n: int) -> dict[float, int]:
+        """Draws of each component among `n`."""
+        n_hot = round(self.share * n) if self.hotter > self.own else 0
+        return {self.own: n - n_hot, self.hotter: n_hot} if n_hot else {self.own: n}
+
+    def log_weights(
+        self, spins: np.ndarray, mu: np.ndarray, energy: np.ndarray, n: int, known: dict[float, np.ndarray]
+    ) -> np.ndarray:
+        """Return ``log(p/q)`` of decorations under the mixture of `n` draws; `known` holds densities at hand."""
+        terms = []
+        for source, count in self.counts(n).items():
+            log_q = known.get(source)
+            terms.append(np.log(count / n) + (self._log_density(spins, source, mu) if log_q is None else log_q))
+        kt = self.sampler.model.boltzmann * self.own
+        return -(energy - mu * (spins > 0).sum(1)) / kt - np.logaddexp.reduce(terms, axis=0)
+
+    def draw(self, delta_mu: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return `n` draws of each delta_mu.
+
+        Log weights, numbers of species-1 atoms and energies, each (n_delta_mu, n), and the packed decorations
+        (n_delta_mu, n, bytes).
+        """
+        parts = []
+        for source, number in self.counts(n).items():
+            mu = np.repeat(delta_mu, number)
+            spins, log_q, energy = self.sampler.sample(
+                np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
+            )
+            known = {source: log_q}
+            if self.operations is not None:
+                # The inverse of a random operation: site i takes the spin of the site it moves to.
+                chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
+                spins, known = np.take_along_axis(spins, chosen, axis=1), {}
+            log_w = self.log_weights(spins, mu, energy, n, known)
+            packed = pack_spins(spins).reshape(len(delta_mu), number, -1)
+            parts.append([*(a.reshape(len(delta_mu), number) for a in (log_w, (spins > 0).sum(1), energy)), packed])
+        return tuple(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+
+
+def choose_operations(sampler: TrainedSampler, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the identity and up to ``n - 1`` other symmetry operations of the cell, (k, n_sites)."""
+    cell = getattr(sampler, "cell", None)
+    identity = np.arange(sampler.n_sites)[None]
+    if n < 2 or cell is None:
+        return identity
+    point, shifts = cell.point_permutations, cell.translations
+    n_all = len(point) * len(shifts)
+    chosen = rng.choice(n_all, size=min(n, n_all) - 1, replace=False)
+    moved = [shifts[c % len(shifts)][point[c // len(shifts)]] for c in chosen]
+    return np.unique(np.concatenate([identity, np.array(moved).reshape(-1, sampler.n_sites)]), axis=0)
