@@ -24,7 +24,8 @@ from segalflow.thermo.free_energy import (
     read_free_energy,
     write_free_energy,
 )
-from segalflow.thermo.reweighting import Mbar, UnresolvedError, pool_samples
+from segalflow.thermo.pooling import UnresolvedError, pool_samples
+from segalflow.thermo.reweighting import Mbar
 
 T, MU = np.linspace(300.0, 900.0, 6), np.linspace(-0.25, 0.25, 11)
 
@@ -215,6 +216,11 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
         pool_samples(single, table)
     with pytest.raises(BoundaryError, match="does not resolve composition"):
         free_energy_of_table(table)
+    repaired = table.assign(repaired=table["reliable"] * 0)
+    repaired["repaired"].values[0, 1] = 1.0  # its numbers are not from these samples
+    pool = pool_samples(samples, repaired)
+    assert np.flatnonzero(pool.effective == 0).tolist() == [1]
+    assert not (pool.condition == 1).any()
     part = enumerate_exactly(polynomial_from_terms(4, 0.0, {(0, 1): 0.01}), ("A", "B"), T[:3], MU)
     part["reliable"].values[1] = 0
     kept = compute_free_energy(part, None)

@@ -25,7 +25,7 @@ from segalflow.phases.model_error import (
 from segalflow.samples import pack_spins, sample_set
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.thermo.free_energy import free_energy_of_samples, free_energy_of_table
-from segalflow.thermo.reweighting import pool_samples
+from segalflow.thermo.pooling import pool_samples
 
 pytestmark = pytest.mark.reference
 

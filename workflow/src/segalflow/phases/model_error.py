@@ -27,7 +27,8 @@ from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
 from segalflow.samples import unpack_spins
 from segalflow.thermo.free_energy import FreeEnergy, free_energy_of_samples
-from segalflow.thermo.reweighting import Mbar, Reweighted, SamplePool, pool_samples
+from segalflow.thermo.pooling import SamplePool, pool_samples, usable_conditions
+from segalflow.thermo.reweighting import Mbar, Reweighted
 
 FINDERS = {"common_tangent": find_common_tangents, "equal_weight": find_equal_weights}
 """Criteria that read free energies."""
@@ -195,7 +196,7 @@ def compute_model_errors(
 
 def _pooled(samples: xr.Dataset, table: xr.Dataset) -> np.ndarray:
     """Mask of the samples that `pool_samples` takes, in its order."""
-    return (samples["valid"].values > 0) & (table["reliable"].values > 0.5)[..., None]
+    return (samples["valid"].values > 0) & usable_conditions(table)[..., None]
 
 
 def _compare(

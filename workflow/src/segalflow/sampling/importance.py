@@ -113,7 +113,7 @@ def sample_importance(
     operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
     mend = None if repair == "none" else choose_repair(repair)
     budget = {"walkers": repair_walkers, "rounds": repair_rounds, "sweeps": repair_sweeps, "ess_floor": ess_floor}
-    rows, kept = [], []
+    rows, kept, log_means = [], [], []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t in range(len(temperature)):
             mixture = MixtureProposal(sampler, temperature[t], hotter_temperature(temperature, t), defensive_fraction)
@@ -141,6 +141,7 @@ def sample_importance(
             if collect is not None:
                 thinning = np.random.default_rng([seed, t, keep_samples])
                 kept.append([_keep(drawn[m], keep_samples, thinning) for m in range(len(delta_mu))])
+                log_means.append([float(log_mean_weight(drawn[m][0])[0]) for m in range(len(delta_mu))])
             row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu))
             rows.append(row)
             ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
@@ -166,8 +167,8 @@ def sample_importance(
     unit = sampler.model.energy_unit
     if collect is not None:
         content = _padded(kept)
-        content["log_mean_weight"] = variables["log_z"]
-        content["independent_samples"] = variables["ness"] * variables["n_samples"]
+        # The draws' own, also where a repair by chains gave the table's numbers.
+        content["log_mean_weight"] = np.array(log_means)
         collect(sample_set("snis", temperature, delta_mu, species, content, described, unit))
     return ensemble_table("snis", temperature, delta_mu, species, variables, described, unit)
 

@@ -22,7 +22,8 @@ from segalflow.artefacts import atomic_path, to_builtin
 from segalflow.errors import ArtefactError, BoundaryError
 from segalflow.sampling.composition import observables_by_composition
 from segalflow.thermo.comparison import boltzmann_of
-from segalflow.thermo.reweighting import Mbar, SamplePool, UnresolvedError, pool_samples
+from segalflow.thermo.pooling import SamplePool, UnresolvedError, pool_samples
+from segalflow.thermo.reweighting import Mbar
 
 SCHEMA = "segalflow.free_energy/1"
 
@@ -201,7 +202,7 @@ def free_energy_of_samples(
     """Return the free energies of pooled samples at the table's temperatures, or at any others.
 
     Args:
-        pool: samples of a sweep (`segalflow.thermo.reweighting.pool_samples`).
+        pool: samples of a sweep (`segalflow.thermo.pooling.pool_samples`).
         table: the ensemble table they belong to.
         temperature: K, shape (n_t,); None for the table's own.
         replicates: bootstrap draws.
