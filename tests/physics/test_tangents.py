@@ -54,31 +54,30 @@ def test_binodal_and_critical_point_of_regular_and_sub_regular_solutions(skew) -
 
 
 def test_intervals_of_both_criteria_cover_the_truth() -> None:
-    """Nine quantities a draw, 120 draws: the binodal for tangents, the finite cell's own answer for equal weights."""
-    n, temperature, delta_mu = 96, np.array([450.0, 520.0, 590.0]), np.linspace(-0.05, 0.053, 9)
+    """Nine quantities a draw, 100 draws: the binodal for tangents, the finite cell's own answer for equal weights."""
+    n, temperature, delta_mu = 96, np.array([450.0, 500.0, 550.0]), np.linspace(-0.05, 0.053, 8)
     exact = mean_field_log_weight(n, OMEGA, temperature, SKEW)
+    truth = {"common_tangent": [common_tangent(OMEGA, t, SKEW) for t in temperature], "equal_weight": []}
+    for t, (left, right, mu) in enumerate(truth["common_tangent"]):
+        beta = 1 / (KB * temperature[t])
+        curve = exact[t] + beta * mu * np.arange(n + 1)
+        low, high = round(left * n), round(right * n)
+        gap = Gap(low, high, low + int(np.argmin(curve[low:high])), 1.0, mu)
+        slope, left, right = (float(v[0]) for v in balance_peaks(exact[t][None], gap, (0, n), beta * mu))
+        truth["equal_weight"].append((left, right, slope / beta))
     inside: dict[str, list[bool]] = {"common_tangent": [], "equal_weight": []}
-    tangents = [common_tangent(OMEGA, t, SKEW) for t in temperature]
-    for seed in range(120):
-        free = free_energy(*mean_field_sweep(n, OMEGA, temperature, delta_mu, 600, seed, SKEW), seed=seed)
+    for seed in range(100):
+        sweep = mean_field_sweep(n, OMEGA, temperature, delta_mu, 600, seed, SKEW)
+        free = free_energy(*sweep, seed=seed, replicates=80)
         for criterion, covered in inside.items():
             frame, _ = find_boundaries(criterion, [free], {"n_sigma": 3.0})
             for _, row in frame[frame["kind"] == "two_phase"].iterrows():
-                t = int(np.flatnonzero(temperature == row["temperature"])[0])
-                left, right, mu = tangents[t]
-                if criterion == "equal_weight":
-                    beta = 1 / (KB * temperature[t])
-                    curve = exact[t] + beta * mu * np.arange(n + 1)
-                    low, high = round(left * n), round(right * n)
-                    divider = low + int(np.argmin(curve[low:high]))
-                    gap = Gap(low, high, divider, 1.0, mu)
-                    slope, left, right = (float(v[0]) for v in balance_peaks(exact[t][None], gap, (0, n), beta * mu))
-                    mu = slope / beta
+                left, right, mu = truth[criterion][int(np.argmin(np.abs(temperature - row["temperature"])))]
                 covered.append(row["delta_mu_low"] <= mu <= row["delta_mu_high"])
                 covered.append(abs(row["x_left"] - left) <= 1.96 * row["x_left_stderr"])
                 covered.append(abs(row["x_right"] - right) <= 1.96 * row["x_right_stderr"])
     for criterion, covered in inside.items():
-        assert len(covered) >= 900, criterion
+        assert len(covered) >= 850, criterion
         assert 0.90 <= np.mean(covered) <= 0.98, (criterion, np.mean(covered))
 
 

@@ -8,6 +8,7 @@ parted where it is lowest between them (`gaps.Gap.divider`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "overlap": 0.25,  # smallest shared part of the gaps of one line at successive temperatures
     "confidence": 0.95,
 }
+
+
+PARTING = 10
+"""Where peaks are parted is uncertain by the gap's width over this: an error that counts where they overlap."""
 
 
 def balance_peaks(log_weight: np.ndarray, gap: Gap, bounds: tuple[int, int], slope: float) -> np.ndarray:
@@ -68,8 +73,8 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
         settings: any of the keys of `DEFAULTS`.
 
     Returns:
-        A ``two_phase`` point at every temperature of every line, with errors from the replicates, and a ``gap_top``
-        between the last temperature with two peaks and the next without.
+        A ``two_phase`` point at every temperature of every line, with errors from the replicates and from where the
+        peaks are parted, and a ``gap_top`` between the last temperature with two peaks and the next without.
 
     Raises:
         BoundaryError: for a wrong setting.
@@ -84,15 +89,24 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
     half_step = float(np.min(np.diff(free.temperature))) / 2 if len(free.temperature) > 1 else 0.0
     curves = np.concatenate([free.log_weight[None], free.replicates])
     for line, members in enumerate(number_lines(free, rows, options["overlap"])):
-        found = []
+        found, parted = [], []
         for t, i in members:
             row, kt = rows[t], free.boltzmann * free.temperature[t]
             first = row[i - 1].divider + 1 if i else 0
             last = row[i + 1].divider if i + 1 < len(row) else free.n_sites
             slope, left, right = balance_peaks(curves[:, t], row[i], (first, last), row[i].delta_mu / kt)
             found.append(np.stack([slope * kt, left, right]))
+            # Where the peaks overlap it matters where they are parted.
+            reach = (row[i].right - row[i].left) // PARTING
+            places = np.clip(row[i].divider + np.array([-reach, reach]), row[i].left, row[i].right - 1)
+            moved = [
+                balance_peaks(curves[:1, t], replace(row[i], divider=int(place)), (first, last), slope[0])[:, 0]
+                for place in (places if reach else [])
+            ]
+            change = np.abs(moved[1] - moved[0]) / 2 if reach else np.zeros(3)
+            parted.append(change * np.array([kt, 1.0, 1.0]))
         values = np.array([f[:, 0] for f in found])
-        errors = np.array([_stderr(f[:, 1:]) for f in found])
+        errors = np.hypot(np.array([_stderr(f[:, 1:]) for f in found]), np.array(parted))
         temperature = free.temperature[[t for t, _ in members]]
         spread = temperature_errors(temperature, values[:, 1:], errors[:, 1:], half_step)
         for k, (t, i) in enumerate(members):

@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import norm
 
+from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import place_expansion
 from segalflow.errors import BoundaryError
 from segalflow.expansion.hamiltonian import ClusterExpansion
@@ -55,7 +56,8 @@ COLUMNS = (
     "reliable",
 )
 
-BATCH = 20000
+BATCH = 16384
+"""Decorations evaluated at once."""
 
 
 def draw_ecis(expansion: ClusterExpansion, draws: int, seed: int) -> np.ndarray:
@@ -78,13 +80,19 @@ def cluster_energies(expansion: ClusterExpansion, cell: Supercell, spins: np.nda
     """
     packed = np.packbits(spins > 0, axis=1)
     _, first, inverse = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_inverse=True)
-    distinct = np.ascontiguousarray(spins[first])
-    found = np.empty((len(distinct), len(expansion.clusters)))
+    # Lock-step chains that never move: their energies are counted with one bit a decoration.
+    size = min(BATCH, len(first))
+    batches = np.concatenate([first, np.repeat(first[-1:], -len(first) % size)]).reshape(-1, size)
+    found = np.empty((batches.size, len(expansion.clusters)))
     for column, cluster in enumerate(expansion.clusters):
+        if cluster.order == 0:
+            found[:, column] = cell.n_sites
+            continue
         unit = replace(expansion, clusters=(replace(cluster, eci=1.0),), eci_covariance=None)
-        model = place_expansion(unit, cell)
-        for start in range(0, len(distinct), BATCH):
-            found[start : start + BATCH, column] = model.energy_of_spins(distinct[start : start + BATCH])
+        chains = LockstepChains(place_expansion(unit, cell), np.ones(size), np.zeros(size), seed=0)
+        for number, members in enumerate(batches):
+            chains.set_spins(spins[members])
+            found[number * size : (number + 1) * size, column] = chains.energies()
     return found[inverse.ravel()]
 
 
