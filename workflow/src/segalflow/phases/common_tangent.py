@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
-from segalflow.phases.gaps import Gap, find_gaps, number_lines, reduced, temperature_errors
+from segalflow.phases.gaps import Gap, find_gaps, number_lines, reduced, reduced_curves, temperature_errors
 from segalflow.phases.grid import Findings, read_settings
 from segalflow.thermo.free_energy import FreeEnergy
 
@@ -88,7 +88,8 @@ def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
     rows = find_gaps(free, options, findings)
     if not any(rows) and "refused" not in free.attributes:
         findings.notes.append("The free energy is convex everywhere in this window: no two-phase field.")
-    y = np.concatenate([reduced(free, free.log_weight)[None], reduced(free, free.replicates)])
+    own, draws = reduced_curves(free)
+    y = np.concatenate([own[None], draws])
     tangents = [[_polish(free, t, y[:, t], gap) for gap in row] for t, row in enumerate(rows)]
     rows, tangents, lost = _resolved(rows, tangents, options["minimum_gap"])
     if lost:

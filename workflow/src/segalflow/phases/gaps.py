@@ -19,6 +19,10 @@ from segalflow.thermo.free_energy import FreeEnergy
 
 NOISE_FLOOR = 0.02
 """Errors of y below this (in kT of the cell) do not make a smaller deviation significant."""
+MANY = 20
+"""Replicates of which all must hold a composition: a bootstrap draw lacks one seen in k blocks with chance exp(-k)."""
+ISOLATED = 0.2
+"""Largest error of log weight (some 25 samples) of a composition without known neighbours; a compound's is smaller."""
 MIXED = 0.01
 """Weight of the other phase from which on a condition counts as a mixture."""
 
@@ -47,6 +51,22 @@ def reduced(free: FreeEnergy, log_weight: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         mixing = np.nan_to_num(x * np.log(x)) + np.nan_to_num((1 - x) * np.log1p(-x))
     return n * (free.excess(log_weight) / (free.boltzmann * free.temperature[:, None]) + mixing)
+
+
+def reduced_curves(free: FreeEnergy) -> tuple[np.ndarray, np.ndarray]:
+    """Return y (n_t, n_sites + 1) and those of the replicates.
+
+    A composition that some replicates do not hold, or with unknown neighbours and a large error, rests on a few
+    samples, and its free energy is hardly an estimate: in y it counts as unknown.
+    """
+    y, draws = reduced(free, free.log_weight), reduced(free, free.replicates)
+    if len(draws) >= MANY:
+        known = np.isfinite(y) & np.isfinite(draws).all(axis=0)
+        beside = np.zeros_like(known)
+        beside[:, 1:] |= known[:, :-1]
+        beside[:, :-1] |= known[:, 1:]
+        y = np.where(known & (beside | (free.stderr() < ISOLATED)), y, np.inf)
+    return y, draws
 
 
 def lower_hull(y: np.ndarray) -> list[int]:
@@ -78,7 +98,7 @@ def find_gaps(free: FreeEnergy, options: Mapping[str, Any], findings: Findings) 
         listed = rows if isinstance(rows, str) else json.dumps(list(rows))
         whole = f", so that nothing is known at the temperatures {listed}" if listed != "[]" else ""
         findings.notes.append(f"{left_out} conditions are unreliable and were left out{whole}.")
-    y, draws = reduced(free, free.log_weight), reduced(free, free.replicates)
+    y, draws = reduced_curves(free)
     coarse: dict[float, float] = {}
     rows, cut = [], 0
     for t in range(len(free.temperature)):
@@ -158,10 +178,9 @@ def _rises(y: np.ndarray, draws: np.ndarray, a: int, b: int, above: np.ndarray, 
     curves = np.where(np.isfinite(curves), curves, np.nan)
     part = (inner - a) / (b - a)
     lines = curves[:, inner] - (1 - part) * curves[:, [a]] - part * curves[:, [b]]
-    held = np.isfinite(lines[1:]).sum(axis=0)
-    sure = np.isfinite(above) & (held >= 0.9 * len(draws))
-    error = np.where(sure, _deviation(lines[1:]), np.inf)
-    single = np.where(sure, above, 0.0) / np.maximum(error, NOISE_FLOOR)
+    seen = np.isfinite(above)
+    error = np.where(seen, _deviation(lines[1:]), np.inf)
+    single = np.where(seen, above, 0.0) / np.maximum(error, NOISE_FLOOR)
     if single.max(initial=0.0) > 2 * n_sigma:
         return True
     reach = max((b - a) // 8, 1)
