@@ -31,6 +31,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        MODEL_ERRORS,
         FIGURES,
         results("summary.html"),
 
@@ -69,3 +70,4 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        MODEL_ERRORS,

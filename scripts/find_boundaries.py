@@ -1,15 +1,14 @@
-"""Find phase boundaries by one criterion in every method's ensemble table."""
+"""Find phase boundaries by one criterion in every method's ensemble table, or in its free energies."""
 
 from segalflow.artefacts import write_json
-from segalflow.ensemble import read_ensemble
 from segalflow.phases.boundaries import write_boundaries
-from segalflow.phases.criteria import NOTES_SCHEMA, find_boundaries
+from segalflow.phases.criteria import NOTES_SCHEMA, find_boundaries, read_sources
 from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
     boundaries, notes = find_boundaries(
         snakemake.wildcards.criterion,
-        [read_ensemble(path) for path in snakemake.input.tables],
+        read_sources(snakemake.wildcards.criterion, snakemake.input.tables),
         snakemake.params.settings,
     )
     for sentence in notes:

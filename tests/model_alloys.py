@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, fsolve
 
 from segalflow.ensemble import ensemble_table
+from segalflow.samples import sample_set
+from segalflow.thermo.free_energy import log_binomial
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
 
@@ -70,3 +72,110 @@ def binodal(omega, temperature):
 def critical_temperature(omega):
     """Critical temperature of a regular solution."""
     return omega / (2 * KB)
+
+
+def mean_field_energy(n_sites, omega, skew=0.0):
+    """Energies of the sub-regular solution ``u = (omega + skew (2x - 1)) x (1 - x)`` by number of atoms."""
+    x = np.arange(n_sites + 1) / n_sites
+    return n_sites * (omega + skew * (2 * x - 1)) * x * (1 - x)
+
+
+def mean_field_log_weight(n_sites, omega, temperature, skew=0.0):
+    """log sum exp(-U/kT) by composition of that model on a lattice: every decoration of N atoms has the energy U(N)."""
+    return log_binomial(n_sites) - mean_field_energy(n_sites, omega, skew) / (KB * np.asarray(temperature)[:, None])
+
+
+def mean_field_sweep(
+    n_sites, omega, temperature, delta_mu, samples, seed, skew=0.0, temper=0.9, cell="regular", method="snis"
+):
+    """Independent samples of that model as an importance sampler draws them (from p^temper), and their table."""
+    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    energy = mean_field_energy(n_sites, omega, skew)
+    n = np.arange(n_sites + 1)
+    log_p = mean_field_log_weight(n_sites, omega, temperature, skew)[:, None]
+    log_p = log_p + delta_mu[:, None] * n / (KB * temperature[:, None, None])
+    log_z = np.logaddexp.reduce(log_p, axis=2)
+    p = np.exp(log_p - log_z[..., None])
+    q = p**temper
+    q /= q.sum(axis=2, keepdims=True)
+    rng = np.random.default_rng(seed)
+    below = np.cumsum(q, axis=2)
+    shape = (len(temperature), len(delta_mu), samples)
+    drawn = np.array([[np.searchsorted(row, rng.random(samples)) for row in rows] for rows in below])
+    drawn = np.minimum(drawn, n_sites).reshape(shape)
+    weight = np.take_along_axis(p, drawn, 2) / np.take_along_axis(q, drawn, 2)
+    source = {"n_sites": n_sites, "cell": cell, "reference": "test"}
+    found = sample_set(
+        method,
+        temperature,
+        delta_mu,
+        ("A", "B"),
+        {
+            "occupation": np.zeros((*shape, -(-n_sites // 8)), np.uint8),
+            "energy": energy[drawn],
+            "n_atoms": drawn,
+            "log_weight": np.log(weight),
+            "log_mean_weight": log_z + np.log(weight.mean(axis=2)),
+        },
+        source,
+    )
+    x = (weight * drawn).mean(axis=2) / weight.mean(axis=2) / n_sites
+    zero = np.zeros(x.shape)
+    names = ("energy", "heat_capacity", "susceptibility")
+    table = ensemble_table(
+        method,
+        temperature,
+        delta_mu,
+        ("A", "B"),
+        {
+            "composition": np.stack([1 - x, x], axis=-1),
+            "composition_stderr": np.zeros((*x.shape, 2)),
+            **{name + end: zero for name in names for end in ("", "_stderr")},
+            "n_samples": zero + samples,
+            "energy_evaluations": zero + samples,
+            "reliable": zero + 1,
+        },
+        source,
+    )
+    return found, table
+
+
+def common_tangent(omega, temperature, skew=0.0):
+    """(x_left, x_right, slope) of the common tangent of a sub-regular solution, by Newton's method."""
+    kt = KB * temperature
+
+    def f(x):
+        return (omega + skew * (2 * x - 1)) * x * (1 - x) + kt * (x * np.log(x) + (1 - x) * np.log1p(-x))
+
+    def slope(x):
+        excess = omega * (1 - 2 * x) + skew * (2 * x * (1 - x) + (2 * x - 1) * (1 - 2 * x))
+        return excess + kt * np.log(x / (1 - x))
+
+    grid = np.concatenate([np.geomspace(1e-9, 0.01, 4000), np.linspace(0.01, 0.99, 9801)[1:-1]])
+    grid = np.concatenate([grid, 1 - grid[grid < 0.01][::-1]])
+    hull = [0]
+    values = f(grid)
+    for k in range(1, len(grid)):
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (values[b] - values[a]) * (grid[k] - grid[b]) < (values[k] - values[b]) * (grid[b] - grid[a]):
+                break
+            hull.pop()
+        hull.append(k)
+    edge = int(np.argmax(np.diff(grid[hull])))
+    start = grid[hull[edge]], grid[hull[edge + 1]]
+
+    def conditions(ends):
+        a, b = ends
+        return [(slope(a) - slope(b)) / kt, (f(b) - f(a) - slope(a) * (b - a)) / kt]
+
+    a, b = fsolve(conditions, start, xtol=1e-12)
+    return float(a), float(b), float(slope(a))
+
+
+def sub_regular_critical_point(omega, skew):
+    """(x, T) at which f'' of a sub-regular solution first touches zero from above."""
+    x = np.linspace(0.01, 0.99, 98001)
+    spinodal = -x * (1 - x) * (-2 * omega + skew * (6 - 12 * x)) / KB
+    k = int(np.argmax(spinodal))
+    return float(x[k]), float(spinodal[k])

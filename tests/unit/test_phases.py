@@ -8,13 +8,14 @@ from model_alloys import regular_solution_table
 from segalflow.errors import BoundaryError
 from segalflow.phases.boundaries import COLUMNS, read_boundaries, write_boundaries
 from segalflow.phases.composition_jump import fit_line, fit_stderr
-from segalflow.phases.criteria import CRITERIA, find_boundaries
+from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, find_boundaries
 from segalflow.phases.grid import track_lines
 from segalflow.phases.heat_capacity import parabola_vertex, sharpness
 from segalflow.phases.naming import SOLUTION, name_phases
 from segalflow.thermo.jumps import find_jumps
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
+FROM_TABLES = sorted(set(CRITERIA) - set(FROM_FREE_ENERGY))
 OMEGA = 2 * KB * 700
 TEMPERATURE = np.linspace(300, 1000, 8)
 DELTA_MU = np.linspace(-0.12, 0.12, 25)
@@ -136,7 +137,7 @@ def test_a_broad_maximum_is_no_transition_and_a_cut_one_is_said():
     assert any("cut off" in n for n in notes)
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("criterion", FROM_TABLES)
 def test_no_boundary_is_said_in_words(criterion):
     table = regular_solution_table(OMEGA, np.linspace(750, 1100, 8), DELTA_MU)
     frame, notes = find_boundaries(criterion, {"exact": table})
@@ -146,7 +147,7 @@ def test_no_boundary_is_said_in_words(criterion):
     assert all(n.startswith("exact (regular): ") for n in notes)
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("criterion", FROM_TABLES)
 def test_coarse_grids_and_wrong_settings_are_refused(criterion):
     table = regular_solution_table(OMEGA, TEMPERATURE[:2], DELTA_MU)
     with pytest.raises(BoundaryError, match="2 temperatures x 25 chemical potentials are too few"):
@@ -213,7 +214,7 @@ def test_phases_are_named_by_composition():
     assert set(named.loc[named["kind"] == "gap_top", "left_phase"]) == {""}
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("criterion", FROM_TABLES)
 def test_smallest_grid_and_nothing_reliable(criterion):
     table = regular_solution_table(OMEGA, [300, 500, 900], [-0.05, 0.01, 0.06])
     find_boundaries(criterion, [table])

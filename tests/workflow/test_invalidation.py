@@ -8,8 +8,9 @@ import pytest
 
 BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
-TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *BOUNDARIES}
-SNIS = {"sample_snis", "plot_ness", *TABLES}
+FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
+TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
+SNIS = {"sample_snis", "plot_ness", "compute_model_errors", *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
 LOCKSTEP = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan", *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
@@ -30,6 +31,9 @@ def put(*keys_and_value):
 
 CONFIG_EDITS = {
     "boundary tolerance": (put("phases", "composition_jump", "n_sigma", 7.5), BOUNDARIES),
+    "tangent setting": (put("phases", "common_tangent", "n_sigma", 5.0), {"compute_model_errors", *BOUNDARIES}),
+    "free-energy replicates": (put("free_energy", "replicates", 40), {"compute_model_errors", *FREE_ENERGIES}),
+    "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
     "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *TABLES}),
@@ -42,13 +46,15 @@ CONFIG_EDITS = {
 
 MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
+    "phases/model_error.py": {"compute_model_errors"},
+    "thermo/reweighting.py": {"compute_model_errors", *FREE_ENERGIES},
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
     "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": {"plot_phase_diagram"},
-    "thermo/comparison.py": {*COMPARISON, *BOUNDARIES},
+    "thermo/comparison.py": {"compute_model_errors", *COMPARISON, *FREE_ENERGIES},
     "settings.py": set(),
 }
 

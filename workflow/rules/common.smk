@@ -144,6 +144,26 @@ def ensembles(cells):
     ]
 
 
+def with_samples(wildcards):
+    """An ensemble table, and the samples beside it where the method keeps them."""
+    table = results(f"ensemble/{wildcards.cell}/{wildcards.method}.nc")
+    samples = table.replace(".nc", "_samples.nc")
+    sampled = wildcards.method in SAMPLED
+    return {"table": table, "samples": samples} if sampled else {"table": table}
+
+
+def boundary_sources(wildcards):
+    """Free energies or ensemble tables, whichever the criterion reads."""
+    if wildcards.criterion not in FROM_FREE_ENERGY:
+        return ensembles(DIAGRAM_CELLS)
+    return [
+        results(f"free_energy/{cell}/{method}.nc")
+        for cell in DIAGRAM_CELLS
+        for method in CONFIG["cells"][cell]["methods"]
+        if method in RESOLVED
+    ]
+
+
 def structure_ids():
     """Ids of the selected structures, known once the pool is made."""
     folder = checkpoints.enumerate_structures.get(study=STUDY).output.folder
@@ -152,8 +172,20 @@ def structure_ids():
 
 ENSEMBLES = ensembles(CONFIG["cells"])
 DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
+# Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
+SAMPLED = ["snis", "metropolis"]
+RESOLVED = [*SAMPLED, "metadynamics", "canonical", "vcsgc", "wang_landau", "exact"]
+FROM_FREE_ENERGY = ["common_tangent", "equal_weight"]
 PUBLISHED = [
     name for name, expansion in CONFIG["expansions"].items() if "published" in expansion
 ]
+# Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
+MODEL_ERROR_CELLS = {
+    cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])
+    for cell in DIAGRAM_CELLS
+    if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
+    and CONFIG["cells"][cell]["expansion"] not in PUBLISHED
+}
+MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
 # A pattern that matches nothing where there is none.
 NOTHING = "(?!)"

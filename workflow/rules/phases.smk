@@ -1,6 +1,31 @@
+rule compute_free_energies:
+    input:
+        unpack(with_samples),
+    output:
+        free_energy="results/{study}/free_energy/{cell}/{method}.nc",
+    log:
+        "logs/{study}/compute_free_energies/{cell}_{method}.log",
+    benchmark:
+        "results/{study}/benchmarks/compute_free_energies/{cell}_{method}.tsv"
+    wildcard_constraints:
+        method="|".join(RESOLVED),
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        code=code("compute_free_energies.py"),
+        settings=block("free_energy"),
+        seed=seed("compute_free_energies"),
+    script:
+        "../../scripts/compute_free_energies.py"
+
+
 rule find_boundaries:
     input:
-        tables=ensembles(DIAGRAM_CELLS),
+        tables=boundary_sources,
     output:
         boundaries="results/{study}/phases/{criterion}.csv",
         notes="results/{study}/phases/{criterion}.json",
@@ -48,3 +73,44 @@ rule merge_boundaries:
         cells=DIAGRAM_CELLS,
     script:
         "../../scripts/merge_boundaries.py"
+
+
+rule compute_model_errors:
+    input:
+        cells=[results(f"cells/{cell}.json") for cell in MODEL_ERROR_CELLS],
+        models=[
+            results(f"expansion/{CONFIG['cells'][cell]['expansion']}/model.json")
+            for cell in MODEL_ERROR_CELLS
+        ],
+        samples=[
+            results(f"ensemble/{cell}/{method}_samples.nc")
+            for cell, method in MODEL_ERROR_CELLS.items()
+        ],
+        tables=[
+            results(f"ensemble/{cell}/{method}.nc")
+            for cell, method in MODEL_ERROR_CELLS.items()
+        ],
+    output:
+        table="results/{study}/phases/model_error.csv",
+    log:
+        "logs/{study}/compute_model_errors.log",
+    benchmark:
+        "results/{study}/benchmarks/compute_model_errors.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=30,
+    params:
+        code=code("compute_model_errors.py"),
+        settings=block("model_error"),
+        free_energy=block("free_energy"),
+        criteria={
+            name: CONFIG["phases"][name]
+            for name in FROM_FREE_ENERGY
+            if name in CONFIG["phases"]["criteria"]
+        },
+        seed=seed("compute_model_errors"),
+    script:
+        "../../scripts/compute_model_errors.py"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
+from segalflow.ensemble import read_ensemble
 from segalflow.errors import BoundaryError, suggest
 from segalflow.phases.alpha_shape import find_alpha_shape
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table
+from segalflow.phases.common_tangent import find_common_tangents
 from segalflow.phases.composition_jump import find_composition_jumps
+from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
 from segalflow.phases.heat_capacity import find_heat_capacity_maxima
+from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
 
 NOTES_SCHEMA = "segalflow.boundary_notes/1"
 
@@ -21,17 +26,34 @@ CRITERIA: dict[str, Callable[..., Findings]] = {
     "composition_jump": find_composition_jumps,
     "alpha_shape": find_alpha_shape,
     "heat_capacity": find_heat_capacity_maxima,
+    "common_tangent": find_common_tangents,
+    "equal_weight": find_equal_weights,
 }
+
+FROM_FREE_ENERGY = ("common_tangent", "equal_weight")
+"""Criteria that take free energies (`segalflow.thermo.free_energy`) in place of ensemble tables."""
+
+
+def read_sources(criterion: str, paths: Iterable[str | Path]) -> list[xr.Dataset] | list[FreeEnergy]:
+    """Read what a criterion takes: ensemble tables, or free energies.
+
+    Raises:
+        ArtefactError: if a file is missing, damaged or of another schema.
+    """
+    return [read_free_energy(p) if criterion in FROM_FREE_ENERGY else read_ensemble(p) for p in paths]
 
 
 def find_boundaries(
-    criterion: str, tables: Mapping[str, xr.Dataset] | Iterable[xr.Dataset], settings: Mapping[str, Any] | None = None
+    criterion: str,
+    tables: Mapping[str, xr.Dataset | FreeEnergy] | Iterable[xr.Dataset | FreeEnergy],
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Apply one criterion to every table.
 
     Args:
         criterion: a key of `CRITERIA`.
-        tables: ensemble tables, by any name or in a row; method and cell are read from their attributes.
+        tables: ensemble tables (for `FROM_FREE_ENERGY` free energies, or tables that resolve composition), by any
+            name or in a row; method and cell are read from their attributes.
         settings: the criterion's settings (its ``DEFAULTS`` name them).
 
     Returns:
@@ -48,8 +70,11 @@ def find_boundaries(
     points: list[BoundaryPoint] = []
     notes: list[str] = []
     for table in tables.values() if isinstance(tables, Mapping) else tables:
+        if criterion in FROM_FREE_ENERGY and isinstance(table, xr.Dataset):
+            table = compute_free_energy(table, None)
         findings = CRITERIA[criterion](table, settings=dict(settings or {}))
         points += findings.points
-        head = f"{table.attrs.get('method', '')} ({table.attrs.get('cell', '')})"
+        source = table.attributes if isinstance(table, FreeEnergy) else table.attrs
+        head = f"{source.get('method', '')} ({source.get('cell', '')})"
         notes += [f"{head}: {sentence}" for sentence in findings.notes]
     return boundary_table(points), notes

@@ -29,6 +29,8 @@ CRITERION_LOOKS = {
     "composition_jump": ("o", "-", "composition jump"),
     "alpha_shape": ("D", "--", "alpha shape"),
     "heat_capacity": ("^", ":", "heat-capacity maximum"),
+    "common_tangent": ("s", "-", "common tangent"),
+    "equal_weight": ("v", "--", "equal weight"),
 }
 _OTHER_LOOK = ("P", "-.")
 

@@ -1,0 +1,130 @@
+"""Boundaries by equal weight: the delta_mu at which the two peaks of the composition histogram hold the same weight.
+
+For a finite cell this rule is off by what is exponentially small in its size (Borgs & Kotecky 1990), and the phases'
+compositions are the means of the two peaks. The histogram at any delta_mu follows from the free energy; peaks are
+parted where it is lowest between them (`gaps.Gap.divider`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from segalflow.phases.boundaries import BoundaryPoint, normal_interval
+from segalflow.phases.gaps import Gap, find_gaps, number_lines, temperature_errors
+from segalflow.phases.grid import Findings, read_settings
+from segalflow.thermo.free_energy import FreeEnergy
+
+CRITERION = "equal_weight"
+
+DEFAULTS: dict[str, Any] = {
+    "minimum_gap": 0.02,  # narrowest gap in x
+    "minimum_barrier": 2.0,  # lowest barrier between the peaks, kT of the cell; below it they overlap
+    "n_sigma": 4.0,  # standard errors by which f must rise above its tangent
+    "ratio": 3.0,  # across compositions without samples: a jump is this many times (susceptibility x step)
+    "overlap": 0.25,  # smallest shared part of the gaps of one line at successive temperatures
+    "confidence": 0.95,
+}
+
+
+def balance_peaks(log_weight: np.ndarray, gap: Gap, bounds: tuple[int, int], slope: float) -> np.ndarray:
+    """Return slope (delta_mu/kT) and mean compositions, (3, n_draws), at which both peaks hold the same weight.
+
+    Args:
+        log_weight: logarithms of the weights, (n_draws, n_sites + 1).
+        gap: the gap between the peaks.
+        bounds: first and last number of atoms that belong to them.
+        slope: where to start.
+    """
+    n = np.arange(log_weight.shape[1])
+    sides = [(n >= bounds[0]) & (n <= gap.divider), (n > gap.divider) & (n <= bounds[1])]
+    slopes = np.full(len(log_weight), slope)
+    means = np.zeros((2, len(log_weight)))
+    for _ in range(60):
+        total = np.empty((2, len(log_weight)))
+        for side, mask in enumerate(sides):
+            tilted = log_weight[:, mask] + slopes[:, None] * n[mask]
+            total[side] = logsumexp(tilted, axis=1)
+            with np.errstate(invalid="ignore"):  # a replicate may hold no sample of a phase
+                means[side] = np.exp(tilted - total[side][:, None]) @ n[mask]
+        # The difference of the logarithms rises with slope by the distance of the means.
+        with np.errstate(invalid="ignore"):
+            change = (total[0] - total[1]) / np.maximum(means[1] - means[0], 0.5)
+        change = np.where(np.isfinite(change), change, np.nan)
+        slopes = slopes + change
+        if np.nanmax(np.abs(change), initial=0.0) < 1e-13 * max(abs(slope), 1.0):
+            break
+    return np.stack([slopes, *(means / (log_weight.shape[1] - 1))])
+
+
+def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Findings:
+    """Find two-phase fields by equal weight of the composition histogram's peaks.
+
+    Args:
+        free: free energies with replicates.
+        settings: any of the keys of `DEFAULTS`.
+
+    Returns:
+        A ``two_phase`` point at every temperature of every line, with errors from the replicates, and a ``gap_top``
+        between the last temperature with two peaks and the next without.
+
+    Raises:
+        BoundaryError: for a wrong setting.
+    """
+    options = read_settings(CRITERION, settings, DEFAULTS)
+    findings = Findings()
+    rows = find_gaps(free, options, findings)
+    rows = [[g for g in row if g.barrier >= options["minimum_barrier"]] for row in rows]
+    if not any(rows) and "refused" not in free.attributes:
+        findings.notes.append("No composition histogram of this window has two peaks: no two-phase field.")
+    confidence = float(options["confidence"])
+    half_step = float(np.min(np.diff(free.temperature))) / 2 if len(free.temperature) > 1 else 0.0
+    curves = np.concatenate([free.log_weight[None], free.replicates])
+    for line, members in enumerate(number_lines(free, rows, options["overlap"])):
+        found = []
+        for t, i in members:
+            row, kt = rows[t], free.boltzmann * free.temperature[t]
+            first = row[i - 1].divider + 1 if i else 0
+            last = row[i + 1].divider if i + 1 < len(row) else free.n_sites
+            slope, left, right = balance_peaks(curves[:, t], row[i], (first, last), row[i].delta_mu / kt)
+            found.append(np.stack([slope * kt, left, right]))
+        values = np.array([f[:, 0] for f in found])
+        errors = np.array([_stderr(f[:, 1:]) for f in found])
+        temperature = free.temperature[[t for t, _ in members]]
+        spread = temperature_errors(temperature, values[:, 1:], errors[:, 1:], half_step)
+        for k, (t, i) in enumerate(members):
+            notes = [] if np.isfinite(rows[t][i].barrier) else ["no samples inside the gap"]
+            notes += ["seen at one temperature only"] if len(members) == 1 else []
+            mu, left, right = (float(v) for v in values[k])
+            kelvin = float(temperature[k])
+            point = BoundaryPoint(
+                CRITERION, str(free.attributes.get("method", "")), str(free.attributes.get("cell", "")), line,
+                "two_phase", kelvin, *normal_interval(kelvin, float(spread[k]), confidence), mu,
+                *normal_interval(mu, float(errors[k, 0]), confidence), left, right, float(errors[k, 1]),
+                float(errors[k, 2]), confidence=confidence, note="; ".join(notes),
+            )  # fmt: skip
+            findings.points.append(point)
+        last = members[-1][0]
+        if last == len(free.temperature) - 1:
+            findings.notes.append(
+                f"Line {line} (x {left:.3f} to {right:.3f}) reaches the highest temperature of the grid: its top is "
+                "cut off by the window."
+            )
+            continue
+        below, above = float(free.temperature[last]), float(free.temperature[last + 1])
+        middle, width = (left + right) / 2, (right - left) / float(np.sqrt(12))
+        top = BoundaryPoint(
+            CRITERION, point.method, point.cell, line, "gap_top", (below + above) / 2, below, above, mu,
+            point.delta_mu_low, point.delta_mu_high, middle, middle, width, width, confidence=confidence,
+            note="between the last temperature with two peaks and the next without",
+        )  # fmt: skip
+        findings.points.append(top)
+    return findings
+
+
+def _stderr(draws: np.ndarray) -> np.ndarray:
+    """Standard deviation over replicates that are finite, shape (n,) of (n, n_draws)."""
+    return np.array([v[np.isfinite(v)].std(ddof=1) if np.isfinite(v).sum() > 1 else 0.0 for v in draws])

@@ -1,0 +1,241 @@
+"""How much the expansion's own error moves the boundaries: draws of its ECIs, carried over by reweighting the samples.
+
+The energy is linear in the ECIs, so the correlation functions of the decorations that a sweep has drawn give their
+energies under any other ECIs. The pooled samples are reweighted to these (`segalflow.thermo.reweighting`), and every
+boundary is found again. Where the effective sample size of that reweighting is low, the spread is no longer to be
+trusted and a sweep with the perturbed expansion is the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.stats import norm
+
+from segalflow.energy.polynomial import place_expansion
+from segalflow.errors import BoundaryError
+from segalflow.expansion.hamiltonian import ClusterExpansion
+from segalflow.lattice import Supercell
+from segalflow.phases.boundaries import BoundaryPoint
+from segalflow.phases.common_tangent import find_common_tangents
+from segalflow.phases.equal_weight import find_equal_weights
+from segalflow.phases.grid import Findings
+from segalflow.samples import unpack_spins
+from segalflow.thermo.free_energy import FreeEnergy, free_energy_of_samples
+from segalflow.thermo.reweighting import Mbar, Reweighted, SamplePool, pool_samples
+
+FINDERS = {"common_tangent": find_common_tangents, "equal_weight": find_equal_weights}
+"""Criteria that read free energies."""
+
+COLUMNS = (
+    "criterion",
+    "method",
+    "cell",
+    "boundary",
+    "temperature",
+    "delta_mu",
+    "x_left",
+    "x_right",
+    "delta_mu_sampling_stderr",
+    "x_left_sampling_stderr",
+    "x_right_sampling_stderr",
+    "delta_mu_model_stderr",
+    "x_left_model_stderr",
+    "x_right_model_stderr",
+    "draws",
+    "draws_found",
+    "ess",
+    "ess_lowest",
+    "reliable",
+)
+
+BATCH = 20000
+
+
+def draw_ecis(expansion: ClusterExpansion, draws: int, seed: int) -> np.ndarray:
+    """Return changes of the ECIs drawn from the fit's covariance, eV per site, shape (draws, n_clusters).
+
+    Raises:
+        BoundaryError: if the expansion holds no covariance (a published list has none).
+    """
+    if expansion.eci_covariance is None:
+        raise BoundaryError("model error: the expansion has no covariance of its ECIs (a published list has none)")
+    values, vectors = np.linalg.eigh(np.asarray(expansion.eci_covariance, dtype=float))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.random.default_rng(seed).standard_normal((draws, len(values))) @ root.T
+
+
+def cluster_energies(expansion: ClusterExpansion, cell: Supercell, spins: np.ndarray) -> np.ndarray:
+    """Return the energy of the cell per unit of each ECI, shape (n_samples, n_clusters), of +-1 spins.
+
+    It is ``n_sites`` times the correlation function; repeated decorations are evaluated once.
+    """
+    packed = np.packbits(spins > 0, axis=1)
+    _, first, inverse = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_inverse=True)
+    distinct = np.ascontiguousarray(spins[first])
+    found = np.empty((len(distinct), len(expansion.clusters)))
+    for column, cluster in enumerate(expansion.clusters):
+        unit = replace(expansion, clusters=(replace(cluster, eci=1.0),), eci_covariance=None)
+        model = place_expansion(unit, cell)
+        for start in range(0, len(distinct), BATCH):
+            found[start : start + BATCH, column] = model.energy_of_spins(distinct[start : start + BATCH])
+    return found[inverse.ravel()]
+
+
+def perturbed_free_energies(
+    pool: SamplePool, reference: FreeEnergy, changes: np.ndarray, mbar: Mbar | None = None
+) -> list[tuple[FreeEnergy, Reweighted]]:
+    """Return the free energies under each change of the samples' energies.
+
+    Args:
+        pool: the samples.
+        reference: their free energies as sampled; temperatures and attributes are taken from it.
+        changes: changes of the energies of the samples, eV, shape (draws, n_samples).
+        mbar: the solved equations of the pool, where they are at hand.
+    """
+    mbar = Mbar(pool) if mbar is None else mbar
+    found = []
+    for change in changes:
+        sums = mbar.reweight(reference.beta, 0, energy=pool.energy + change)
+        curve = replace(
+            reference, log_weight=sums.log_weight, replicates=sums.replicates, energy=sums.energy,
+            energy_variance=sums.energy_variance,
+        )  # fmt: skip
+        found.append((curve, sums))
+    return found
+
+
+def reweighting_ess(sums: Reweighted, row: int, delta_mu: float) -> float:
+    """Return the effective number of independent samples behind a condition after reweighting.
+
+    Args:
+        sums: reweighted sums.
+        row: number of the temperature.
+        delta_mu: chemical potential, eV.
+    """
+    n = np.arange(sums.log_weight.shape[1])
+    known = np.isfinite(sums.log_weight[row]) & (sums.samples[row] > 0)
+    tilted = sums.log_weight[row][known] + sums.beta[row] * delta_mu * n[known]
+    p = np.exp(tilted - tilted.max())
+    p /= p.sum()
+    return float(1.0 / np.sum(p**2 / sums.samples[row][known]))
+
+
+def compute_model_errors(
+    expansion: ClusterExpansion,
+    cell: Supercell,
+    samples: xr.Dataset,
+    table: xr.Dataset,
+    *,
+    criteria: Mapping[str, Mapping[str, Any]],
+    draws: int = 20,
+    ess_floor: float = 100.0,
+    blocks: int = 40,
+    replicates: int = 100,
+    seed: int = 0,
+    changes: np.ndarray | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return sampling error and model error of every two-phase point side by side.
+
+    Args:
+        expansion: the fit with the covariance of its ECIs.
+        cell: the cell of the samples.
+        samples: samples artefact of a sweep.
+        table: its ensemble table.
+        criteria: settings by criterion; only those that read free energies are taken.
+        draws: draws of the ECIs.
+        ess_floor: effective samples of the reweighting below which a point is marked unreliable: there a sweep with
+            the perturbed expansion is needed.
+        blocks: blocks of samples for the sampling error.
+        replicates: bootstrap draws for the sampling error.
+        seed: seed of all draws.
+        changes: changes of the ECIs to take in place of draws, eV per site, (draws, n_clusters).
+
+    Returns:
+        A table with the columns `COLUMNS`, one row a two-phase point of the unperturbed expansion: its sampling error,
+        the standard deviation of the boundary over the draws in which it is found again, how many these are, and the
+        median and lowest effective sample size. Sentences on what cannot be told.
+
+    Raises:
+        BoundaryError: if the expansion has no covariance, or samples, table and cell do not belong together.
+    """
+    if changes is None:
+        changes = draw_ecis(expansion, draws, seed)
+    if int(table.attrs["n_sites"]) != cell.n_sites:
+        raise BoundaryError(f"model error: the table is of {table.attrs['n_sites']} sites, the cell has {cell.n_sites}")
+    pool = pool_samples(samples, table, blocks)
+    reference = free_energy_of_samples(pool, table, None, replicates, seed)
+    spins = unpack_spins(samples["occupation"].values[_pooled(samples, table)], cell.n_sites)
+    shifts = (cluster_energies(expansion, cell, spins) @ np.asarray(changes, dtype=float).T).T
+    perturbed = perturbed_free_energies(pool, reference, shifts)
+    rows, notes = [], []
+    for criterion, find in FINDERS.items():
+        if criterion not in criteria:
+            continue
+        own = find(reference, settings=dict(criteria[criterion]))
+        others = [find(curve, settings=dict(criteria[criterion])) for curve, _ in perturbed]
+        for point in own.points:
+            if point.kind == "two_phase":
+                sums = [s for _, s in perturbed]
+                rows.append(_compare(point, others, sums, reference, ess_floor))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    low = int((~frame["reliable"]).sum()) if len(frame) else 0
+    if low:
+        notes.append(
+            f"{low} of {len(frame)} points: the reweighting to drawn ECIs keeps fewer than {ess_floor:g} effective "
+            "samples or loses the field in a draw; their model error needs a sweep with the perturbed expansion."
+        )
+    return frame, notes
+
+
+def _pooled(samples: xr.Dataset, table: xr.Dataset) -> np.ndarray:
+    """Mask of the samples that `pool_samples` takes, in its order."""
+    return (samples["valid"].values > 0) & (table["reliable"].values > 0.5)[..., None]
+
+
+def _compare(
+    point: BoundaryPoint,
+    others: Sequence[Findings],
+    sums: Sequence[Reweighted],
+    reference: FreeEnergy,
+    ess_floor: float,
+) -> dict[str, Any]:
+    found, sizes = [], []
+    row = int(np.argmin(np.abs(reference.temperature - point.temperature)))
+    for findings, part in zip(others, sums, strict=True):
+        near = [
+            p for p in findings.points
+            if p.kind == "two_phase" and p.temperature == point.temperature and _overlap(p, point) > 0.5
+        ]  # fmt: skip
+        mu = point.delta_mu
+        if near:
+            best = max(near, key=lambda p: _overlap(p, point))
+            found.append((best.delta_mu, best.x_left, best.x_right))
+            mu = best.delta_mu
+        sizes.append(reweighting_ess(part, row, mu))
+    spread = np.std(found, axis=0, ddof=1) if len(found) > 1 else np.full(3, np.nan)
+    factor = 2 * float(norm.ppf(0.5 + point.confidence / 2))
+    return {
+        **{name: getattr(point, name) for name in COLUMNS[:8]},
+        "delta_mu_sampling_stderr": (point.delta_mu_high - point.delta_mu_low) / factor,
+        "x_left_sampling_stderr": point.x_left_stderr,
+        "x_right_sampling_stderr": point.x_right_stderr,
+        "delta_mu_model_stderr": float(spread[0]),
+        "x_left_model_stderr": float(spread[1]),
+        "x_right_model_stderr": float(spread[2]),
+        "draws": len(others),
+        "draws_found": len(found),
+        "ess": float(np.median(sizes)),
+        "ess_lowest": float(np.min(sizes)),
+        "reliable": bool(np.min(sizes) >= ess_floor and len(found) == len(others)),
+    }
+
+
+def _overlap(a: BoundaryPoint, b: BoundaryPoint) -> float:
+    shared = min(a.x_right, b.x_right) - max(a.x_left, b.x_left)
+    return shared / max(max(a.x_right, b.x_right) - min(a.x_left, b.x_left), 1e-12)

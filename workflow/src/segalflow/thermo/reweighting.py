@@ -1,0 +1,446 @@
+"""All conditions of a sweep pooled by multistate reweighting: one density of states in energy and composition.
+
+MBAR (Shirts & Chodera 2008) for weighted samples. A condition k = (T, delta_mu) brings samples s with weights that sum
+to its effective number n_k of independent samples, and log Z_k = z_k follows from
+
+    Z_k = sum_s w_s p_k(s) / D(s),    D(s) = sum_l n_l p_l(s) / Z_l,    p_k(s) = exp(-(U_s - delta_mu_k N_s) / kT_k),
+
+the minimum of a convex function of z. Importance weights also tell every Z_k for itself; that enters as a normal prior
+on z_k with the variance of the mean weight, so that a grid with gaps that nothing bridges is no obstacle. With p_k a
+function of (U, N), the sum over delta_mu in D is one table g_T(N), and a pass over the samples costs one exponential
+for each temperature.
+
+Errors: blocks of samples (of all conditions at once: replica exchange makes them correlated) are drawn with
+replacement; the weighted sums are taken anew and z answers by one Newton step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import xarray as xr
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import logsumexp
+
+from segalflow.errors import BoundaryError
+from segalflow.thermo.comparison import boltzmann_of, check_comparable
+
+
+class UnresolvedError(BoundaryError):
+    """The samples are in order but too few, or too far apart, to give a free energy."""
+
+
+MAX_NEWTON = 60
+TOLERANCE = 1e-9
+"""Largest |sum_s w_s R_k(s) - n_k| / n of a solution."""
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePool:
+    """Samples of the conditions of one sweep or several; conditions are numbered (temperature, delta_mu) row by row.
+
+    Attributes:
+        beta: 1/kT of every condition, shape (n_conditions,).
+        delta_mu: shape (n_conditions,).
+        effective: effective number n_k of independent samples, (n_conditions,).
+        log_z: log Z as known beforehand, (n_conditions,): where the solution starts, and the centre of the prior.
+        log_z_stderr: standard deviation of that prior, infinite where there is none, (n_conditions,).
+        resampled: whether that knowledge is the mean weight of the samples themselves, (n_conditions,).
+        energy: U of every sample, shape (n_samples,).
+        n_atoms: its number of species-1 atoms, (n_samples,).
+        condition: number of its condition, (n_samples,).
+        block: number of its block from 0, (n_samples,).
+        weight: its weight, (n_samples,); those of a condition sum to `effective`.
+        n_sites: number of sites of the cell.
+        boltzmann: k_B in the units of the energies.
+    """
+
+    beta: np.ndarray
+    delta_mu: np.ndarray
+    effective: np.ndarray
+    log_z: np.ndarray
+    log_z_stderr: np.ndarray
+    resampled: np.ndarray
+    energy: np.ndarray
+    n_atoms: np.ndarray
+    condition: np.ndarray
+    block: np.ndarray
+    weight: np.ndarray
+    n_sites: int
+    boltzmann: float
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return int(self.block.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reweighted:
+    """Sums by composition at some temperatures, with bootstrap replicates.
+
+    Attributes:
+        beta: 1/kT, shape (n_t,).
+        log_weight: ``log sum_{states with N} exp(-U/kT)``, (n_t, n_sites + 1); -inf where no sample has N atoms.
+        replicates: the same of every bootstrap draw, (n_replicates, n_t, n_sites + 1).
+        energy: mean U at each composition, eV, (n_t, n_sites + 1); NaN where no sample has N atoms.
+        energy_variance: variance of U at each composition, eV^2, alike.
+        samples: effective number of samples behind each, (n_t, n_sites + 1).
+    """
+
+    beta: np.ndarray
+    log_weight: np.ndarray
+    replicates: np.ndarray
+    energy: np.ndarray
+    energy_variance: np.ndarray
+    samples: np.ndarray
+
+
+def pool_samples(
+    samples: xr.Dataset | Sequence[xr.Dataset], tables: xr.Dataset | Sequence[xr.Dataset], n_blocks: int = 40
+) -> SamplePool:
+    """Gather the samples of one method or several (of one cell) with what their ensemble tables know of log Z.
+
+    Conditions that a table marks unreliable bring no samples.
+
+    Args:
+        samples: samples artefacts.
+        tables: the ensemble tables beside them, in the same order.
+        n_blocks: blocks for the errors; chains are cut in time.
+
+    Raises:
+        BoundaryError: if two tables differ in species, model or chemical-potential reference, a number is not finite,
+            nothing is reliable, or all samples have the same composition.
+    """
+    samples = [samples] if isinstance(samples, xr.Dataset) else list(samples)
+    tables = [tables] if isinstance(tables, xr.Dataset) else list(tables)
+    for other in tables[1:]:
+        check_comparable(tables[0], other, str(other.attrs.get("cell", "")))
+    parts = [_read_part(s, t, n_blocks) for s, t in zip(samples, tables, strict=True)]
+    offsets = np.cumsum([0] + [len(p["beta"]) for p in parts[:-1]])
+    for part, offset in zip(parts, offsets, strict=True):
+        part["condition"] = part["condition"] + offset
+    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    if not len(joined["energy"]):
+        raise UnresolvedError("reweighting: no condition of the table is reliable, so there is nothing to pool")
+    if np.ptp(joined["n_atoms"]) == 0:
+        raise UnresolvedError(
+            f"reweighting: all samples have the same composition ({int(joined['n_atoms'][0])} atoms), expected a range"
+        )
+    return SamplePool(**joined, n_sites=int(tables[0].attrs["n_sites"]), boltzmann=boltzmann_of(tables[0]))
+
+
+def _read_part(samples: xr.Dataset, table: xr.Dataset, n_blocks: int) -> dict[str, np.ndarray]:
+    name = f"'{table.attrs.get('method')}' on cell '{table.attrs.get('cell', '')}'"
+    for key in ("temperature", "delta_mu"):
+        if not np.array_equal(samples[key].values, table[key].values):
+            raise BoundaryError(f"reweighting: the samples of {name} are of another {key} grid than its table")
+    kt = boltzmann_of(table) * table["temperature"].values
+    shape = (len(kt), table.sizes["delta_mu"])
+    usable = (table["reliable"].values > 0.5).ravel()
+    effective = np.where(usable, samples["independent_samples"].values.ravel(), 0.0)
+    n = samples["valid"].values.sum(axis=-1).ravel().astype(float)
+    by_weights = "log_mean_weight" in samples
+    if by_weights:
+        log_z = samples["log_mean_weight"].values.ravel()
+        error = np.sqrt(np.maximum(1.0 / np.maximum(effective, 1.0) - 1.0 / n, 1e-2 / n))
+    elif "log_z" in table:
+        log_z = table["log_z"].values.ravel()
+        # A ladder's errors are correlated throughout: each condition carries its share of what is known.
+        error = np.maximum(table["log_z_stderr"].values.ravel(), 1e-3) * np.sqrt(log_z.size)
+    else:
+        log_z, error = np.zeros(n.shape), np.full(n.shape, np.inf)
+        error[0] = 1e-3  # the zero of log Z is free
+    error = np.where(usable, error, np.inf)
+    valid = (samples["valid"].values > 0) & usable.reshape(shape)[..., None]
+    energy, log_w = samples["energy"].values, samples["log_weight"].values
+    for what, values in (("energies", energy[valid]), ("weights", log_w[valid]), ("log Z", log_z[usable])):
+        if not np.all(np.isfinite(values)):
+            raise BoundaryError(f"reweighting: {what} of {name} are not finite")
+    chain = samples["chain"].values
+    if by_weights:
+        block = np.arange(len(chain)) % n_blocks
+    else:
+        position = np.concatenate([np.arange(k) / k for k in np.bincount(chain) if k])
+        block = (position * n_blocks).astype(int)
+    share = np.where(valid, np.exp(log_w), 0.0)
+    share /= np.maximum(share.sum(axis=-1, keepdims=True), 1e-300)
+    conditions = np.broadcast_to(np.arange(effective.size).reshape(shape)[..., None], valid.shape)
+    return {
+        "beta": np.repeat(1.0 / kt, shape[1]),
+        "delta_mu": np.tile(table["delta_mu"].values, shape[0]),
+        "effective": effective,
+        "log_z": log_z,
+        "log_z_stderr": error,
+        "resampled": np.full(effective.shape, by_weights),
+        "energy": energy[valid],
+        "n_atoms": samples["n_atoms"].values[valid].astype(np.int64),
+        "condition": conditions[valid],
+        "block": np.broadcast_to(block, valid.shape)[valid],
+        "weight": (share * effective.reshape(shape)[..., None])[valid],
+    }
+
+
+@numba.njit(cache=True)
+def _respond(energy, n_atoms, weight, beta, log_g, log_d, total, pairs):  # pragma: no cover - compiled
+    """log D of every sample, and sums over samples of c_t and c_t c_t' by composition; c_t is row t's share of D."""
+    n_t = len(beta)
+    c = np.empty(n_t)
+    for s in range(len(energy)):
+        n = n_atoms[s]
+        top = -np.inf
+        for t in range(n_t):
+            c[t] = log_g[t, n] - beta[t] * energy[s]
+            top = max(top, c[t])
+        z = 0.0
+        for t in range(n_t):
+            c[t] = np.exp(c[t] - top)
+            z += c[t]
+        log_d[s] = top + np.log(z)
+        for t in range(n_t):
+            c[t] /= z
+            share = weight[s] * c[t]
+            total[t, n] += share
+            for other in range(t + 1):
+                pairs[n, t, other] += share * c[other]
+
+
+@numba.njit(cache=True)
+def _sum_rows(
+    energy, n_atoms, weight, block, condition, log_d, beta, log_g, by_block, by_condition
+):  # pragma: no cover - compiled
+    """Sums of w c_t of the pool's own rows by block and by condition."""
+    for s in range(len(energy)):
+        n = n_atoms[s]
+        for t in range(len(beta)):
+            share = weight[s] * np.exp(log_g[t, n] - beta[t] * energy[s] - log_d[s])
+            by_block[block[s], t, n] += share
+            by_condition[condition[s], t, n] += share
+
+
+@numba.njit(cache=True)
+def _sum_targets(
+    energy, wanted, n_atoms, weight, block, condition, log_d, beta, log_g, targets, shift, top, moments, by_block,
+    by_condition, mixed,
+):  # fmt: skip  # pragma: no cover - compiled
+    """Sums over samples of w exp(-beta U)/D at the target temperatures; `mixed` holds the shares of the pool's rows.
+
+    `wanted` are the energies of the targets. Without blocks only `top` and `moments` are filled.
+    """
+    n_t, n_rows = len(targets), len(beta) if len(by_block) else 0
+    c = np.empty(n_rows)
+    for s in range(len(energy)):
+        n = n_atoms[s]
+        for t in range(n_t):
+            top[t, n] = max(top[t, n], -targets[t] * wanted[s] - log_d[s])
+    for s in range(len(energy)):
+        n = n_atoms[s]
+        for r in range(n_rows):
+            c[r] = np.exp(log_g[r, n] - beta[r] * energy[s] - log_d[s])
+        distance = wanted[s] - shift[n]
+        for t in range(n_t):
+            a = weight[s] * np.exp(-targets[t] * wanted[s] - log_d[s] - top[t, n])
+            moments[0, t, n] += a
+            moments[1, t, n] += a * distance
+            moments[2, t, n] += a * distance * distance
+            moments[3, t, n] += a * a / weight[s]
+            if n_rows == 0:
+                continue
+            by_block[block[s], t, n] += a
+            by_condition[condition[s], t, n] += a
+            for r in range(n_rows):
+                mixed[n, t, r] += a * c[r]
+
+
+class Mbar:
+    """The solution of the multistate equations of a pool.
+
+    Args:
+        pool: the samples.
+
+    Attributes:
+        log_z: log Z of every condition, (n_conditions,); of those without samples by reweighting.
+
+    Raises:
+        BoundaryError: if the conditions do not hang together, so that the equations have no unique solution.
+    """
+
+    def __init__(self, pool: SamplePool) -> None:
+        self.pool = pool
+        used = self._used = np.flatnonzero(pool.effective > 0)
+        self._rows, self._row = np.unique(pool.beta[used], return_inverse=True)
+        number = np.full(len(pool.beta), -1)
+        number[used] = np.arange(len(used))
+        self._condition = number[pool.condition]
+        n = np.arange(pool.n_sites + 1)
+        self._tilt = (pool.beta * pool.delta_mu)[used, None] * n
+        self._effective = pool.effective[used]
+        self._precision = 1.0 / pool.log_z_stderr[used] ** 2
+        self._prior = np.where(self._precision > 0, pool.log_z[used], 0.0)
+        self._group()
+        self._z = self._solve(np.where(np.isfinite(pool.log_z[used]), pool.log_z[used], 0.0).astype(float))
+        self._prepare_replicates()
+        rows, where = np.unique(pool.beta, return_inverse=True)
+        log_weight = self.reweight(rows, replicates=0).log_weight
+        self.log_z = logsumexp(log_weight[where] + (pool.beta * pool.delta_mu)[:, None] * n, axis=1)
+
+    def _group(self) -> None:
+        """Join samples of equal energy and composition: exact, and the cold conditions have many."""
+        pool = self.pool
+        scale = max(float(np.abs(pool.energy).max()), 1e-300) * 1e-13
+        order = np.lexsort((pool.energy, pool.n_atoms))
+        energy, n_atoms = pool.energy[order], pool.n_atoms[order]
+        new = np.ones(len(order), dtype=bool)
+        new[1:] = (np.diff(energy) > scale) | (np.diff(n_atoms) > 0)
+        number = np.cumsum(new) - 1
+        self._energy, self._n_atoms = energy[new], n_atoms[new]
+        self._weight = np.bincount(number, weights=pool.weight[order])
+        self._member = np.empty(len(order), dtype=np.int64)
+        self._member[order] = number
+
+    def _tables(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log g of every row, (n_rows, n_sites + 1), and every condition's share of it, (n_used, n_sites + 1)."""
+        terms = np.log(self._effective)[:, None] + self._tilt - z[:, None]
+        log_g = np.array([logsumexp(terms[self._row == r], axis=0) for r in range(len(self._rows))])
+        return log_g, np.exp(terms - log_g[self._row])
+
+    def _gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Gradient, sums of shares by condition, shares, and pair sums (N, rows, rows) at `z`; sets log D."""
+        log_g, share = self._tables(z)
+        size, n_rows = self.pool.n_sites + 1, len(self._rows)
+        total, pairs = np.zeros((n_rows, size)), np.zeros((size, n_rows, n_rows))
+        self._log_g, self._log_d = log_g, np.empty(len(self._energy))
+        _respond(self._energy, self._n_atoms, self._weight, self._rows, log_g, self._log_d, total, pairs)
+        taken = (share * total[self._row]).sum(axis=1)
+        return self._effective - taken + self._precision * (z - self._prior), taken, share, pairs
+
+    def _hessian(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        matrix = np.diag(taken + self._precision)
+        for a in range(len(self._rows)):
+            rows = np.flatnonzero(self._row == a)
+            for b in range(a + 1):
+                columns = np.flatnonzero(self._row == b)
+                part = (share[rows] * pairs[:, a, b]) @ share[columns].T
+                matrix[np.ix_(rows, columns)] -= part
+                if a != b:
+                    matrix[np.ix_(columns, rows)] -= part.T
+        return matrix
+
+    def _factor(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray):
+        matrix = self._hessian(taken, share, pairs)
+        try:
+            return cho_factor(matrix + 1e-11 * self._effective.max() * np.eye(len(matrix)))
+        except np.linalg.LinAlgError:
+            raise UnresolvedError(
+                "reweighting: some conditions share no samples with the others, so that their free energies "
+                "cannot be joined; use smaller steps of temperature or delta_mu"
+            ) from None
+
+    def _solve(self, z: np.ndarray) -> np.ndarray:
+        n = self._effective
+        for _ in range(3):  # self-consistent steps from wherever the start is, shortened where a prior is known
+            _, taken, _, _ = self._gradient(z)
+            z = z + np.log(np.maximum(taken, 1e-300) / n) * n / (n + self._precision)
+        found = self._gradient(z)
+        for _ in range(MAX_NEWTON):
+            worst = np.abs(found[0]).max()
+            if worst <= TOLERANCE * n.max():
+                break
+            step, size = cho_solve(self._factor(*found[1:]), found[0]), 1.0
+            while True:
+                tried = z - size * step
+                found = self._gradient(tried)
+                if np.abs(found[0]).max() < worst or size < 1e-3:
+                    break
+                size /= 2
+            z = tried
+        self._at_solution = found
+        return z
+
+    def _prepare_replicates(self) -> None:
+        """Sums of every condition's share by block, (n_blocks, n_used), and by condition, (n_used, n_used)."""
+        pool, n_used = self.pool, len(self._used)
+        shape = (len(self._rows), pool.n_sites + 1)
+        by_block, by_condition = np.zeros((pool.n_blocks, *shape)), np.zeros((n_used, *shape))
+        _sum_rows(
+            pool.energy, pool.n_atoms, pool.weight, pool.block, self._condition, self._log_d[self._member], self._rows,
+            self._log_g, by_block, by_condition,
+        )  # fmt: skip
+        share = self._at_solution[2]
+        self._by_block = np.einsum("bkn,kn->bk", by_block[:, self._row], share)
+        self._by_condition = np.empty((n_used, n_used))
+        for r in range(len(self._rows)):
+            here = np.flatnonzero(self._row == r)
+            self._by_condition[:, here] = by_condition[:, r] @ share[here].T
+        held = np.zeros((n_used, pool.n_blocks))
+        np.add.at(held, (self._condition, pool.block), pool.weight)
+        self._held = held / self._effective[:, None]
+
+    def reweight(
+        self, beta: np.ndarray, replicates: int = 100, seed: int = 0, energy: np.ndarray | None = None
+    ) -> Reweighted:
+        """Return the sums by composition at any temperatures.
+
+        Args:
+            beta: 1/kT of the temperatures, shape (n_t,); far from the pool's the errors grow without bounds.
+            replicates: bootstrap draws of the blocks.
+            seed: seed of these draws; the same seed draws the same blocks.
+            energy: energies of the samples under another Hamiltonian, eV, (n_samples,), to which they are reweighted;
+                None for their own.
+        """
+        pool = self.pool
+        wanted = pool.energy if energy is None else np.asarray(energy, dtype=float)
+        beta = np.asarray(beta, dtype=float)
+        size, shape = pool.n_sites + 1, (len(beta), pool.n_sites + 1)
+        lowest = np.full(size, np.inf)
+        np.minimum.at(lowest, pool.n_atoms, wanted)
+        shift = np.where(np.isfinite(lowest), lowest, 0.0)
+        top, moments = np.full(shape, -np.inf), np.zeros((4, *shape))
+        parts = (pool.n_blocks, len(self._used)) if replicates else (0, 0)
+        by_block, by_condition = (np.zeros((k, *shape)) for k in parts)
+        mixed = np.zeros((size, len(beta), len(self._rows)))
+        _sum_targets(
+            pool.energy, wanted, pool.n_atoms, pool.weight, pool.block, self._condition, self._log_d[self._member],
+            self._rows, self._log_g, beta, shift, top, moments, by_block, by_condition, mixed,
+        )  # fmt: skip
+        total, first, second, square = moments
+        scale = np.where(total > 0, top, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_weight = np.log(total) + scale
+            mean = first / total
+            variance = np.maximum(second / total - mean**2, 0.0)
+            effective = np.where(total > 0, total**2 / square, 0.0)
+            mixed = np.nan_to_num(mixed / total.T[:, :, None])
+        draws = np.zeros((0, *shape))
+        if replicates:
+            counts, norm, delta_z = self._resample(replicates, seed)
+            sums = np.tensordot(counts, by_block, 1) - np.tensordot(norm, by_condition, 1)
+            # g_T(N) moves with z: d log g = -sum_m share dz; log D and with it the weights follow.
+            share = self._at_solution[2]
+            rows = range(len(self._rows))
+            delta_g = -np.stack([delta_z[:, self._row == r] @ share[self._row == r] for r in rows], axis=1)
+            answer = np.einsum("ntr,brn->btn", mixed, delta_g, optimize=True)
+            with np.errstate(divide="ignore"):
+                draws = np.log(np.maximum(sums, 0.0)) + scale - answer
+        return Reweighted(beta, log_weight, draws, mean + shift, variance, effective)
+
+    def _resample(self, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts of the blocks, relative changes of the conditions' sums of weights, and changes of z."""
+        n_blocks = self.pool.n_blocks
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), replicates).astype(float)
+        # A bootstrap of n blocks has the variance of n - 1 in n.
+        counts = 1 + (counts - 1) * np.sqrt(n_blocks / max(n_blocks - 1, 1))
+        norm = counts @ self._held.T - 1.0
+        taken = counts @ self._by_block - norm @ self._by_condition
+        resampled = self.pool.resampled[self._used]
+        spread = np.where(np.isfinite(self.pool.log_z_stderr[self._used]), self.pool.log_z_stderr[self._used], 0.0)
+        drawn = spread * rng.standard_normal(norm.shape)
+        known = np.where(resampled, np.log(np.maximum(1 + norm, 1e-3)), drawn)
+        gradient, at_solution, share, pairs = self._at_solution
+        change = self._effective - taken + self._precision * (self._z - self._prior - known)
+        delta_z = -cho_solve(self._factor(at_solution, share, pairs), (change - gradient).T).T
+        return counts, norm, delta_z
