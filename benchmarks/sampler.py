@@ -29,6 +29,7 @@ from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
+from segalflow.sampling.proposal import MixtureProposal, hotter_temperature
 from segalflow.sampling.transfer_matrix import sample_transfer_matrix
 from segalflow.segal.sampler import TrainedSampler
 from segalflow.segal.training import train
@@ -102,6 +103,26 @@ def exact_log_z(name: str, system: System, model: SpinPolynomial, cell: Supercel
     return None
 
 
+def exact_ness(sampler: TrainedSampler, grid: tuple[np.ndarray, np.ndarray], share: float = 0.1) -> np.ndarray:
+    """Return the exact NESS of the defensive mixture over the grid, by a sum over all states (16 sites or fewer).
+
+    ``NESS = 1 / sum_s p(s)^2 / q(s)`` for every state of the cell, also those that no sample would ever show.
+    """
+    n = sampler.n_sites
+    states = (2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1).astype(np.int8)
+    energy, n_plus = sampler.model.energy_of_spins(states), (states > 0).sum(1)
+    temperature, delta_mu = grid
+    found = np.empty((len(temperature), len(delta_mu)))
+    for t in range(len(temperature)):
+        mixture = MixtureProposal(sampler, float(temperature[t]), hotter_temperature(temperature, t), share)
+        for m, mu in enumerate(delta_mu):
+            log_w = mixture.log_weights(states, np.full(len(states), mu), energy, 1000, {})
+            log_p = -(energy - mu * n_plus) / (sampler.model.boltzmann * temperature[t])
+            log_z = np.logaddexp.reduce(log_p)
+            found[t, m] = np.exp(-np.logaddexp.reduce(log_p - log_z + log_w - log_z))
+    return found
+
+
 def measure(
     name: str, reference: Path, steps: int | None, draws: int, paper: bool, report: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -153,6 +174,7 @@ def measure(
                 "above_0.1": float((ness > 0.1).mean()),
                 "above_0.5": float((ness > 0.5).mean()),
                 "log_z_error_per_site": error,
+                "exact_ness": _quantiles(exact_ness(sampler, system.grid)) if model.n_sites <= 16 else None,
             }
         )
 
@@ -186,15 +208,18 @@ def table_of(rows: list[dict[str, Any]]) -> str:
     """Return the results as Markdown."""
     head = (
         "| system | network | steps | training, s | evaluations | NESS q: min / 5 % / median | p: min / 5 % / median | "
-        "lower: min / 5 % / median | > 0.1 | max error of log Z per site |\n" + "|---" * 10 + "|"
+        "lower: min / 5 % / median | > 0.1 | exact NESS: min / 5 % / median | max error of log Z per site |\n"
+        + "|---" * 11
+        + "|"
     )
     lines = []
     for r in rows:
         sides = [" / ".join(f"{v:.3f}" for v in r[side]) for side in ("q", "p", "lower")]
+        exact = "–" if r["exact_ness"] is None else " / ".join(f"{v:.3f}" for v in r["exact_ness"])
         error = "–" if r["log_z_error_per_site"] is None else f"{r['log_z_error_per_site']:.1e}"
         lines.append(
             f"| {r['system']} | {r['network']} | {r['steps']} | {r['train_s']:.0f} | {r['evaluations']:.1e} | "
-            f"{' | '.join(sides)} | {100 * r['above_0.1']:.1f} % | {error} |"
+            f"{' | '.join(sides)} | {100 * r['above_0.1']:.1f} % | {exact} | {error} |"
         )
     return "\n".join([head, *lines])
 

@@ -65,6 +65,12 @@ def test_the_fit_finds_an_exact_expansion(fitted, dataset) -> None:
     assert fitted.expansion.ecis["c2_d0001_0_00"] == pytest.approx(-0.012, abs=1e-5)
 
 
+def test_the_same_data_give_the_same_fit(fitted, dataset) -> None:
+    again = fit_expansion(dataset, FCC, BASIS, FIT, seed=1)
+    assert again.expansion.ecis == fitted.expansion.ecis
+    assert again.predictions.equals(fitted.predictions)
+
+
 def test_the_model_on_a_cell_gives_the_fitted_energies(fitted, dataset) -> None:
     predicted = fitted.predictions.set_index("structure")["e_model"]
     for atoms in dataset[::7]:

@@ -90,7 +90,6 @@ def test_the_same_config_gives_the_same_bytes(project) -> None:
     chosen = [
         folder / name
         for name in (
-            "expansion/main/model.json",
             "segal/small/weights.safetensors",
             "segal/small/model.json",
             "ensemble/small/snis.nc",
