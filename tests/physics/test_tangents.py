@@ -57,7 +57,7 @@ def test_binodal_and_critical_point_of_regular_and_sub_regular_solutions(skew) -
 
 
 def test_intervals_of_both_criteria_cover_the_truth() -> None:
-    """Nine quantities a draw, 100 draws: the binodal for tangents, the finite cell's own answer for equal weights."""
+    """Nine quantities a draw, 75 draws: the binodal for tangents, the finite cell's own answer for equal weights."""
     n, temperature, delta_mu = 96, np.array([450.0, 500.0, 550.0]), np.linspace(-0.05, 0.053, 8)
     exact = mean_field_log_weight(n, OMEGA, temperature, SKEW)
     truth = {"common_tangent": [common_tangent(OMEGA, t, SKEW) for t in temperature], "equal_weight": []}
@@ -69,7 +69,7 @@ def test_intervals_of_both_criteria_cover_the_truth() -> None:
         slope, left, right = (float(v[0]) for v in balance_peaks(exact[t][None], gap, (0, n), beta * mu))
         truth["equal_weight"].append((left, right, slope / beta))
     inside: dict[str, list[bool]] = {"common_tangent": [], "equal_weight": []}
-    for seed in range(100):
+    for seed in range(75):
         sweep = mean_field_sweep(n, OMEGA, temperature, delta_mu, 600, seed, SKEW)
         free = free_energy(*sweep, seed=seed, replicates=80)
         for criterion, covered in inside.items():
@@ -80,7 +80,7 @@ def test_intervals_of_both_criteria_cover_the_truth() -> None:
                 covered.append(abs(row["x_left"] - left) <= 1.96 * row["x_left_stderr"])
                 covered.append(abs(row["x_right"] - right) <= 1.96 * row["x_right_stderr"])
     for criterion, covered in inside.items():
-        assert 890 <= len(covered) <= 909, criterion
+        assert 665 <= len(covered) <= 684, criterion
         assert 0.90 <= np.mean(covered) <= 0.98, (criterion, np.mean(covered))
 
 
@@ -109,7 +109,7 @@ def test_equal_weights_of_a_large_cell_are_on_the_binodal() -> None:
 
 def test_steps_too_wide_for_the_samples_to_overlap_are_said_and_give_no_gap() -> None:
     temperature = np.linspace(400, 700, 4)
-    free = free_energy(*mean_field_sweep(2000, -OMEGA, temperature, np.linspace(-0.3, 0.3, 7), 300, 1))
+    free = free_energy(*mean_field_sweep(2000, -OMEGA, temperature, np.linspace(-0.3, 0.3, 7), 300, 1), replicates=30)
     frame, notes = find_boundaries("common_tangent", [free])
     assert len(frame) == 0
     (said,) = [sentence for sentence in notes if "too coarse" in sentence]
