@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from segalflow.errors import SegalflowError
-from segalflow.phases import alpha_shape, common_tangent, composition_jump, equal_weight, heat_capacity
+from segalflow.phases import alpha_shape, common_tangent, composition_jump, equal_weight, heat_capacity, hysteresis
 from segalflow.settings import describe_keys, with_defaults
 from segalflow.study import cell_settings, prepare_study
 
@@ -49,7 +49,9 @@ def test_a_cells_override_is_put_into_its_block_only(config, schema) -> None:
     assert cell_settings(prepared, "small", "grid")["delta_mu"] == [0.0, 0.1]
 
 
-@pytest.mark.parametrize("module", [composition_jump, alpha_shape, heat_capacity, common_tangent, equal_weight])
+@pytest.mark.parametrize(
+    "module", [composition_jump, alpha_shape, heat_capacity, common_tangent, equal_weight, hysteresis]
+)
 def test_the_schema_states_the_defaults_of_the_criteria(module, schema) -> None:
     block = schema["properties"]["phases"]["properties"][module.CRITERION]
     assert with_defaults({}, block) == module.DEFAULTS

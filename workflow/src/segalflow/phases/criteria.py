@@ -18,6 +18,7 @@ from segalflow.phases.composition_jump import find_composition_jumps
 from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
 from segalflow.phases.heat_capacity import find_heat_capacity_maxima
+from segalflow.phases.hysteresis import find_hysteresis
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
 
 NOTES_SCHEMA = "segalflow.boundary_notes/1"
@@ -28,6 +29,7 @@ CRITERIA: dict[str, Callable[..., Findings]] = {
     "heat_capacity": find_heat_capacity_maxima,
     "common_tangent": find_common_tangents,
     "equal_weight": find_equal_weights,
+    "hysteresis": find_hysteresis,
 }
 
 FROM_FREE_ENERGY = ("common_tangent", "equal_weight")

@@ -31,6 +31,7 @@ CRITERION_LOOKS = {
     "heat_capacity": ("^", ":", "heat-capacity maximum"),
     "common_tangent": ("s", "-", "common tangent"),
     "equal_weight": ("v", "--", "equal weight"),
+    "hysteresis": ("X", ":", "hysteresis of a scan"),
 }
 _OTHER_LOOK = ("P", "-.")
 
