@@ -55,3 +55,10 @@ def test_nothing_is_invented_above_the_critical_temperature(scan) -> None:
 def test_too_coarse_a_grid_is_refused(scan) -> None:
     with pytest.raises(BoundaryError, match="too few to bracket a phase boundary"):
         find_boundaries("hysteresis", [scan.isel(temperature=[0, 1])])
+
+
+def test_wrong_settings_are_refused(scan) -> None:
+    with pytest.raises(BoundaryError, match=r"phases\.hysteresis: unknown key 'minimal_gap', expected one of minimum_gap"):
+        find_boundaries("hysteresis", [scan], {"minimal_gap": 0.1})
+    with pytest.raises(BoundaryError, match=r"phases\.hysteresis\.overlap: expected a number that is not negative"):
+        find_boundaries("hysteresis", [scan], {"overlap": "wide"})
