@@ -58,7 +58,9 @@ def test_too_coarse_a_grid_is_refused(scan) -> None:
 
 
 def test_wrong_settings_are_refused(scan) -> None:
-    with pytest.raises(BoundaryError, match=r"phases\.hysteresis: unknown key 'minimal_gap', expected one of minimum_gap"):
+    with pytest.raises(
+        BoundaryError, match=r"phases\.hysteresis: unknown key 'minimal_gap', expected one of minimum_gap"
+    ):
         find_boundaries("hysteresis", [scan], {"minimal_gap": 0.1})
     with pytest.raises(BoundaryError, match=r"phases\.hysteresis\.overlap: expected a number that is not negative"):
         find_boundaries("hysteresis", [scan], {"overlap": "wide"})
