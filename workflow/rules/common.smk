@@ -175,7 +175,7 @@ DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"
 # Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
 SAMPLED = ["snis", "metropolis"]
 RESOLVED = [*SAMPLED, "metadynamics", "canonical", "vcsgc", "wang_landau", "exact"]
-FROM_FREE_ENERGY = ["common_tangent", "equal_weight"]
+FROM_FREE_ENERGY = ["common_tangent", "equal_weight", "critical_point"]
 PUBLISHED = [
     name for name, expansion in CONFIG["expansions"].items() if "published" in expansion
 ]

@@ -108,7 +108,7 @@ rule compute_model_errors:
         free_energy=block("free_energy"),
         criteria={
             name: CONFIG["phases"][name]
-            for name in FROM_FREE_ENERGY
+            for name in ["common_tangent", "equal_weight"]
             if name in CONFIG["phases"]["criteria"]
         },
         seed=seed("compute_model_errors"),

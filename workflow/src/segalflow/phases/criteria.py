@@ -14,11 +14,14 @@ from segalflow.errors import BoundaryError, suggest
 from segalflow.phases.alpha_shape import find_alpha_shape
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table
 from segalflow.phases.common_tangent import find_common_tangents
+from segalflow.phases.composition_difference import find_composition_differences
 from segalflow.phases.composition_jump import find_composition_jumps
+from segalflow.phases.critical_point import find_critical_points, find_crossings
 from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
 from segalflow.phases.heat_capacity import find_heat_capacity_maxima
 from segalflow.phases.hysteresis import find_hysteresis
+from segalflow.phases.ness_regions import find_ness_regions
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
 
 NOTES_SCHEMA = "segalflow.boundary_notes/1"
@@ -30,10 +33,16 @@ CRITERIA: dict[str, Callable[..., Findings]] = {
     "common_tangent": find_common_tangents,
     "equal_weight": find_equal_weights,
     "hysteresis": find_hysteresis,
+    "critical_point": find_critical_points,
+    "ness_regions": find_ness_regions,
+    "composition_difference": find_composition_differences,
 }
 
-FROM_FREE_ENERGY = ("common_tangent", "equal_weight")
+FROM_FREE_ENERGY = ("common_tangent", "equal_weight", "critical_point")
 """Criteria that take free energies (`segalflow.thermo.free_energy`) in place of ensemble tables."""
+
+ACROSS_CELLS: dict[str, Callable[..., Findings]] = {"critical_point": find_crossings}
+"""What a criterion finds in all cells of one method together, beside what it finds in each."""
 
 
 def read_sources(criterion: str, paths: Iterable[str | Path]) -> list[xr.Dataset] | list[FreeEnergy]:
@@ -71,6 +80,7 @@ def find_boundaries(
         )
     points: list[BoundaryPoint] = []
     notes: list[str] = []
+    series: dict[tuple[str, str], list[xr.Dataset | FreeEnergy]] = {}
     for table in tables.values() if isinstance(tables, Mapping) else tables:
         if criterion in FROM_FREE_ENERGY and isinstance(table, xr.Dataset):
             table = compute_free_energy(table, None)
@@ -79,4 +89,10 @@ def find_boundaries(
         source = table.attributes if isinstance(table, FreeEnergy) else table.attrs
         head = f"{source.get('method', '')} ({source.get('cell', '')})"
         notes += [f"{head}: {sentence}" for sentence in findings.notes]
+        # Sizes are compared of one Hamiltonian only.
+        series.setdefault((str(source.get("method", "")), str(source.get("model_sha256", ""))), []).append(table)
+    for (method, _), members in series.items() if criterion in ACROSS_CELLS else ():
+        findings = ACROSS_CELLS[criterion](members, settings=dict(settings or {}))
+        points += findings.points
+        notes += [f"{method} (all cells): {sentence}" for sentence in findings.notes]
     return boundary_table(points), notes

@@ -32,6 +32,9 @@ CRITERION_LOOKS = {
     "common_tangent": ("s", "-", "common tangent"),
     "equal_weight": ("v", "--", "equal weight"),
     "hysteresis": ("X", ":", "hysteresis of a scan"),
+    "critical_point": ("*", "", "critical point"),
+    "ness_regions": ("h", ":", "low effective sample size"),
+    "composition_difference": ("<", "--", "composition difference"),
 }
 _OTHER_LOOK = ("P", "-.")
 
