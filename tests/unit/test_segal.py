@@ -8,7 +8,7 @@ from segalflow.energy.polynomial import ising_polynomial, polynomial_from_terms
 from segalflow.errors import ArtefactError, SamplingError, TrainingError
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.segal.checkpoint import read_sampler, write_sampler
-from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
+from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields, with_colder
 from segalflow.segal.gradients import GRADIENTS, autograd_step, likelihood_step
 from segalflow.segal.network import PhysicsNetwork, build_network, seen_sites
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
@@ -21,6 +21,7 @@ TRAINING = {
     "steps": 24,
     "batch": 6,
     "learning_rate": 0.006,
+    "colder": 0,
     "pool_sweeps": 3,
     "sweeps_per_round": 1,
     "refresh_every": 2,
@@ -190,6 +191,16 @@ def test_samplers_survive_their_files_and_refuse_strangers(tmp_path) -> None:
     paths[1].write_bytes(first[1][:100])
     with pytest.raises(ArtefactError, match=r"weights\.safetensors"):
         read_sampler(paths[0], paths[1], model, CELL)
+
+
+def test_colder_temperatures_are_trained_on_as_well() -> None:
+    assert with_colder(np.array([200.0, 250.0, 300.0]), 2).tolist() == [150.0, 175.0, 200.0, 250.0, 300.0]
+    assert with_colder(np.array([1.0, 9.0]), 3).tolist() == [0.625, 0.75, 0.875, 1.0, 9.0]
+    assert with_colder(T, 0).tolist() == T.tolist()
+    settings = {**TRAINING, "steps": 2, "colder": 1}
+    sampler = train(many_body_model(), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    assert sampler.domain.temperature == (1.125, 4.0)
+    sampler.sample(np.array([1.2]), np.array([0.0]), 1)
 
 
 def test_conditions_outside_the_domain_are_refused_unless_asked_for() -> None:

@@ -31,7 +31,7 @@ from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
 from segalflow.provenance import code_fingerprint, content_hash
-from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
+from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields, with_colder
 from segalflow.segal.gradients import GRADIENTS, autograd_step
 from segalflow.segal.network import build_network
 from segalflow.segal.sampler import TrainedSampler, torch_logits
@@ -334,8 +334,8 @@ def train(
         temperature, delta_mu: the grid, increasing, shape (n_temperatures,) and (n_delta_mu,).
         network: ``kind`` and ``sizes`` (`segalflow.segal.network.build_network`).
         training: ``objective``, ``steps`` (0 with a `start`: it serves as it is), ``batch``, ``learning_rate``,
-            ``pool_sweeps``, ``sweeps_per_round``, ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop
-            early), ``checkpoint_every`` (steps).
+            ``colder`` (temperatures below the grid to train on as well), ``pool_sweeps``, ``sweeps_per_round``,
+            ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps).
         seed: seed of everything random.
         work: folder for checkpoints; an interrupted run found there with the same inputs and code is continued to the
             same result, and its checkpoint removed at the end.
@@ -354,7 +354,7 @@ def train(
             f"{', '.join(OBJECTIVES)}{suggest(training['objective'], OBJECTIVES)}"
         )
     torch.set_num_threads(1)  # the sums' order, and so the bytes of the result, must not depend on the machine's cores
-    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    temperature, delta_mu = with_colder(temperature, training["colder"]), np.asarray(delta_mu, float)
     tables = past_fields(model)
     domain = ConditionRange(
         (float(temperature[0]), float(temperature[-1])), (float(delta_mu[0]), float(delta_mu[-1])), model.boltzmann
