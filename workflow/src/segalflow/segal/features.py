@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.composition import CompositionPolynomial
 from segalflow.energy.polynomial import SpinPolynomial
 
 
@@ -36,8 +38,18 @@ class PastFields:
     placed: np.ndarray
 
 
-def past_fields(model: SpinPolynomial) -> PastFields:
-    """Return the tables of a spin polynomial for placement in site order."""
+def feature_polynomial(model: EnergyModel) -> SpinPolynomial:
+    """Return the part of a model that conditionals may see fields of: itself, its polynomial, or one without terms."""
+    if isinstance(model, SpinPolynomial):
+        return model
+    if isinstance(model, CompositionPolynomial):
+        return model.polynomial
+    return SpinPolynomial(model.n_sites, 0.0, (), (), model.boltzmann, model.energy_unit)
+
+
+def past_fields(model: EnergyModel) -> PastFields:
+    """Return the tables of a model's `feature_polynomial` for placement in site order."""
+    model = feature_polynomial(model)
     n_classes = max(model.max_order, 1)
     table = model.site_table
     start, coefficient, n_placed, placed = [0], [], [], []
