@@ -237,7 +237,12 @@ def test_the_model_studies_are_valid(study, name) -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "value", "sentence"),
     [
-        ("legendre", ("cells", "main", "methods"), ["metadynamics"], "'metadynamics' counts in the terms of a spin poly"),
+        (
+            "legendre",
+            ("cells", "main", "methods"),
+            ["metadynamics"],
+            "'metadynamics' counts in the terms of a spin poly",
+        ),
         ("ising_10x10", ("cells", "main", "repeat"), [14, 14, 1], "'exact' sums over all states"),
         ("ising_10x10", ("grid", "delta_mu"), {"number": 11}, "no convex hull to choose a window from"),
         ("ising_10x10", ("expansions", "ising", "parameters"), {"couplings": 1}, "did you mean 'coupling'"),
