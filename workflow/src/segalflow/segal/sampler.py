@@ -124,8 +124,7 @@ def _run_physics(sampler: TrainedSampler):
             draw, spins, states, 1.0 / (sampler.model.boltzmann * temperature), delta_mu, row,
             np.ascontiguousarray(film), np.ascontiguousarray(site_bias), network.starts.numpy(), network.seen.numpy(),
             network.displacement.numpy(), fields.n_classes,
-            fields.start, fields.coefficient, fields.n_placed, fields.placed,
-            sampler.model.constant if summed else 0.0,
+            fields.rows(), fields.groups, fields.totals, fields.model.constant + float(fields.totals.base[0]),
             w["w1"], w["v"], w["b1"], w["w2"], w["b2"], w["u_site"] + w["u"], w["c_site"], w["bias"], log_p, energy,
         )  # fmt: skip
         return log_p, energy if summed or not draw else _energies(sampler.model, spins)
