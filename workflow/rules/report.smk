@@ -235,7 +235,7 @@ rule plot_phase_diagram:
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
-        manifest=[results("structures/manifest.csv")] if CONFIG["calculations"] else [],
+        manifest=results("structures/manifest.csv") if CONFIG["calculations"] else [],
         excluded=expand(
             "results/{{study}}/dft/{calculation}/excluded.csv",
             calculation=CONFIG["calculations"],
