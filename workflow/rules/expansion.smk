@@ -11,8 +11,7 @@ rule fit_expansion:
     benchmark:
         "results/{study}/benchmarks/fit_expansion/{expansion}.tsv"
     wildcard_constraints:
-        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
-        or NOTHING,
+        expansion="|".join(FITTED) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1
@@ -62,6 +61,29 @@ rule import_expansion:
         "../../scripts/import_expansion.py"
 
 
+rule write_model:
+    output:
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+    log:
+        "logs/{study}/write_model/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/write_model/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GIVEN) or NOTHING,
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("write_model.py"),
+        lattice=block("lattice"),
+        expansion=expansion_settings("model", "parameters"),
+    script:
+        "../../scripts/write_model.py"
+
+
 rule search_ground_states:
     input:
         model="results/{study}/expansion/{expansion}/model.json",
@@ -73,6 +95,8 @@ rule search_ground_states:
         "logs/{study}/search_ground_states/{expansion}.log",
     benchmark:
         "results/{study}/benchmarks/search_ground_states/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(WITH_HULL) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1
@@ -102,8 +126,7 @@ rule propose_structures:
     benchmark:
         "results/{study}/benchmarks/propose_structures/{expansion}.tsv"
     wildcard_constraints:
-        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
-        or NOTHING,
+        expansion="|".join(FITTED) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1

@@ -197,7 +197,7 @@ rule plot_phase_diagram:
     input:
         boundaries="results/{study}/phases/boundaries.csv",
         tables=lambda wildcards: ensembles([wildcards.cell]),
-        hull=of_expansion("hull.csv"),
+        hull=hull_if_any,
     output:
         diagram=report(
             "results/{study}/figures/phase_diagram_{cell}.svg",
@@ -235,22 +235,26 @@ rule plot_phase_diagram:
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
-        manifest="results/{study}/structures/manifest.csv",
+        manifest=results("structures/manifest.csv") if CONFIG["calculations"] else [],
         excluded=expand(
             "results/{{study}}/dft/{calculation}/excluded.csv",
             calculation=CONFIG["calculations"],
         ),
         metrics=expand(
             "results/{{study}}/expansion/{expansion}/metrics.json",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
         ),
         hulls=expand(
             "results/{{study}}/expansion/{expansion}/hull.csv",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
         ),
         predictions=expand(
             "results/{{study}}/expansion/{expansion}/predictions.csv",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
+        ),
+        models=expand(
+            "results/{{study}}/expansion/{expansion}/model.json",
+            expansion=[name for name in CONFIG["expansions"] if name not in WITH_HULL],
         ),
         cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
         samplers=expand(
@@ -284,14 +288,14 @@ rule write_summary:
         code=code("write_summary.py"),
         lattice=block("lattice"),
         calculations=block("calculations"),
-        expansions=list(CONFIG["expansions"]),
+        expansions=WITH_HULL,
         seed=CONFIG["seed"],
     script:
         "../../scripts/write_summary.py"
 
 
 FIGURES = [
-    *expand(results("figures/hull_{expansion}.svg"), expansion=CONFIG["expansions"]),
+    *expand(results("figures/hull_{expansion}.svg"), expansion=WITH_HULL),
     *expand(
         results("figures/{figure}_{cell}.svg"),
         figure=["training", "ness"],

@@ -139,6 +139,18 @@ def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame
     return section
 
 
+def describe_model(name: str, content: Mapping[str, Any]) -> Section:
+    """Return the section on a Hamiltonian given by its parameters, from the content of its model file."""
+    section = Section(f"Model '{name}'")
+    given = ", ".join(f"{key} = {value}" for key, value in content["parameters"].items())
+    unit = content["energy_unit"]
+    section.sentences.append(
+        f"The model '{content['kind']}' with {given}"
+        + ("." if unit == "eV" else f"; energies in {unit}, temperatures in {unit}/k_B.")
+    )
+    return section
+
+
 def describe_cells(cells: Sequence[Mapping[str, Any]]) -> Section:
     """Return the section on the sampled cells, from the contents of their files."""
     section = Section("Cells")

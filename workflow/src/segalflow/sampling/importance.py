@@ -204,7 +204,7 @@ def _p_side(
     """
     n_mu, n, n_sites = pool.shape
     spins, mu = pool.reshape(-1, n_sites), np.repeat(delta_mu, n)
-    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy_of_spins(spins), n_draws, {})
+    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy((spins > 0).astype(np.int8)), n_draws, {})
     return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 
 from segalflow.energy import bitslice, kernels
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.composition import CompositionPolynomial
 from segalflow.energy.groups import Monomials, distinct_coefficients, group_monomials
 from segalflow.energy.lockstep import energy_counting, with_factor
 from segalflow.energy.polynomial import SpinPolynomial
@@ -29,7 +31,7 @@ class PastFields:
     """Terms of ``h_i^(k)`` in groups of equal coefficient, equal placed subsets merged.
 
     Attributes:
-        model: the energy they belong to.
+        model: the polynomial they belong to.
         n_classes: number of classes k = 0 .. n_classes - 1.
         groups: for the counting kernels; owner number ``i * n_classes + k`` is (i, k).
     """
@@ -69,8 +71,18 @@ def _pack(model: SpinPolynomial) -> int:
     return bitslice.PACK if counts_bits(model) else kernels.PACK
 
 
-def past_fields(model: SpinPolynomial) -> PastFields:
-    """Return the terms of a spin polynomial for placement in site order."""
+def feature_polynomial(model: EnergyModel) -> SpinPolynomial:
+    """Return the part of a model that conditionals may see fields of: itself, its polynomial, or one without terms."""
+    if isinstance(model, SpinPolynomial):
+        return model
+    if isinstance(model, CompositionPolynomial):
+        return model.polynomial
+    return SpinPolynomial(model.n_sites, 0.0, (), (), model.boltzmann, model.energy_unit)
+
+
+def past_fields(model: EnergyModel) -> PastFields:
+    """Return the terms of a model's `feature_polynomial` for placement in site order."""
+    model = feature_polynomial(model)
     n_classes = max(model.max_order, 1)
     table = group_monomials(model.n_sites, model.n_sites * n_classes, _past_monomials(model, n_classes), _pack(model))
     factor = (-2.0 * table.coefficient).astype(np.float32)

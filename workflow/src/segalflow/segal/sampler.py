@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell
@@ -38,7 +39,7 @@ class TrainedSampler:
         history: training history (step, loss, ness, energy_evaluations, ...).
     """
 
-    model: SpinPolynomial
+    model: EnergyModel
     cell: Supercell
     network: torch.nn.Module
     fields: PastFields
@@ -94,6 +95,10 @@ class TrainedSampler:
         return log_p
 
 
+def _energies(model: EnergyModel, spins: np.ndarray) -> np.ndarray:
+    return np.asarray(model.energy((spins > 0).astype(np.int8)), dtype=float)
+
+
 def _runner(sampler: TrainedSampler):
     return _run_physics(sampler) if isinstance(sampler.network, PhysicsNetwork) else _run_any(sampler)
 
@@ -106,6 +111,8 @@ def _conditions(sampler: TrainedSampler, temperature: np.ndarray, delta_mu: np.n
 
 def _run_physics(sampler: TrainedSampler):
     network, fields = sampler.network, sampler.fields
+    # The kernel sums the energy of a polynomial on its way; any other is asked once the decorations are there.
+    summed = isinstance(sampler.model, SpinPolynomial)
 
     def run(draw, spins, temperature, delta_mu, states):
         with torch.no_grad():
@@ -117,10 +124,10 @@ def _run_physics(sampler: TrainedSampler):
             draw, spins, states, 1.0 / (sampler.model.boltzmann * temperature), delta_mu, row,
             np.ascontiguousarray(film), np.ascontiguousarray(site_bias), network.starts.numpy(), network.seen.numpy(),
             network.displacement.numpy(), fields.n_classes,
-            fields.rows(), fields.groups, fields.totals, sampler.model.constant + float(fields.totals.base[0]),
+            fields.rows(), fields.groups, fields.totals, fields.model.constant + float(fields.totals.base[0]),
             w["w1"], w["v"], w["b1"], w["w2"], w["b2"], w["u_site"] + w["u"], w["c_site"], w["bias"], log_p, energy,
         )  # fmt: skip
-        return log_p, energy
+        return log_p, energy if summed or not draw else _energies(sampler.model, spins)
 
     return run
 
@@ -155,6 +162,7 @@ def _run_any(sampler: TrainedSampler):
                     p = torch.sigmoid(torch_logits(sampler, spins, temperature, delta_mu)[:, i].double()).numpy()
                     spins[:, i] = np.where(uniform[:, i] < p, 1, -1)
             log_p = log_prob_from_logits(torch_logits(sampler, spins, temperature, delta_mu), spins)
-        return log_p, sampler.model.energy_of_spins(spins)
+        # A score needs no energy, and energies may be what costs.
+        return log_p, _energies(sampler.model, spins) if draw else np.full(len(spins), np.nan)
 
     return run

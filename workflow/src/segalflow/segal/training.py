@@ -24,8 +24,10 @@ from scipy.ndimage import uniform_filter
 from scipy.special import expit
 
 from segalflow.artefacts import read_state, write_state
-from segalflow.energy.lockstep import LockstepChains, exchange_grid
-from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.batch_chains import make_chains
+from segalflow.energy.lockstep import exchange_grid
+from segalflow.energy.polynomial import model_fingerprint
 from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
@@ -131,7 +133,7 @@ class LikelihoodObjective:
 
     def __init__(self, run: _Run) -> None:
         self.run = run
-        self.chains = LockstepChains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
+        self.chains = make_chains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
         self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = self.refreshes = 0
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
@@ -314,7 +316,7 @@ OBJECTIVES: dict[str, Callable[[_Run], Any]] = {"likelihood": LikelihoodObjectiv
 
 
 def train(
-    model: SpinPolynomial,
+    model: EnergyModel,
     cell: Supercell,
     temperature: np.ndarray,
     delta_mu: np.ndarray,
