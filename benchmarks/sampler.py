@@ -74,6 +74,7 @@ TRAINING = {
     "objective": "likelihood",
     "batch": 64,
     "learning_rate": 0.006,
+    "conditions": "grid",
     "colder": 2,
     "pool_sweeps": 500,
     "sweeps_per_round": 4,

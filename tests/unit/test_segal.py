@@ -21,6 +21,8 @@ TRAINING = {
     "steps": 24,
     "batch": 6,
     "learning_rate": 0.006,
+    "conditions": "grid",
+    "reverse_share": 0.3,
     "colder": 0,
     "pool_sweeps": 3,
     "sweeps_per_round": 1,
@@ -134,7 +136,7 @@ def test_past_fields_add_up_to_the_energy_and_to_the_local_field() -> None:
     assert np.allclose(fields[:, -1, 0], model.local_fields(spins)[:, -1], atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["likelihood", "reverse_kl"])
+@pytest.mark.parametrize("objective", ["likelihood", "reverse_kl", "mixed"])
 def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, monkeypatch) -> None:
     model = ising_polynomial(CELL)
     settings = {**TRAINING, "objective": objective}
@@ -147,10 +149,10 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
 
     original = module._Run.descend
 
-    def breaking(self, shown):
+    def breaking(self, *shown):
         if self.step == 17:
             raise KeyboardInterrupt
-        original(self, shown)
+        original(self, *shown)
 
     monkeypatch.setattr(module._Run, "descend", breaking)
     with pytest.raises(KeyboardInterrupt):
@@ -168,7 +170,7 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -
     from segalflow.segal import training as module
 
     original = module._Run.descend
-    monkeypatch.setattr(module._Run, "descend", lambda s, x: original(s, float("nan") if s.step == 15 else x))
+    monkeypatch.setattr(module._Run, "descend", lambda s, x, *c: original(s, float("nan") if s.step == 15 else x, *c))
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
         train(
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9, work=tmp_path
@@ -228,6 +230,42 @@ def test_an_unknown_objective_is_refused() -> None:
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"],
             training={**TRAINING, "objective": "likelyhood"}, seed=1,
         )  # fmt: skip
+
+
+def test_reverse_kl_takes_its_conditions_where_it_is_told(monkeypatch) -> None:
+    from segalflow.segal import objectives
+
+    seen: dict[str, list[np.ndarray]] = {}
+    for name, choose in objectives.CONDITIONS.items():
+        seen[name] = []
+
+        def noting(run, n, choose=choose, name=name):
+            found = choose(run, n)
+            seen[name].append(np.stack(found))
+            return found
+
+        monkeypatch.setitem(objectives.CONDITIONS, name, noting)
+        settings = {**TRAINING, "objective": "reverse_kl", "conditions": name, "batch": 64, "steps": 20}
+        train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    on_grid = {name: [np.isin(t, T).all() and np.isin(m, MU).all() for t, m in found] for name, found in seen.items()}
+    assert all(on_grid["grid"])
+    assert all(on_grid["annealed"])
+    assert not any(on_grid["random"])
+    assert all((t >= 1.5).all() and (t <= 4.0).all() for t, _ in seen["random"])
+    assert (seen["annealed"][0][0] == 4.0).all()
+    assert 1.5 in np.concatenate([t for t, _ in seen["annealed"][-6:]])
+    settings = {**TRAINING, "objective": "reverse_kl", "conditions": "ordered"}
+    with pytest.raises(
+        TrainingError, match=r"segal\.training\.conditions: unknown choice 'ordered', expected one of grid"
+    ):
+        train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+
+
+def test_turns_of_both_objectives_have_their_share() -> None:
+    settings = {**TRAINING, "objective": "mixed", "reverse_share": 0.25}
+    sampler = train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    assert sampler.history["reverse_loss"].notna().sum() == TRAINING["steps"] // 4
+    assert (sampler.history["loss"].notna() ^ sampler.history["reverse_loss"].notna()).all()
 
 
 @pytest.mark.parametrize(("batch", "kind"), [(1, "physics"), (64, "physics"), (100, "windowed")])
