@@ -25,6 +25,8 @@ TRAINING = {
     "steps": 300,
     "batch": 32,
     "learning_rate": 0.006,
+    "conditions": "grid",
+    "colder": 0,
     "pool_sweeps": 60,
     "sweeps_per_round": 1,
     "refresh_every": 5,

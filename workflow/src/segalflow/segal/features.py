@@ -141,6 +141,18 @@ def evaluate_past_fields(tables: PastFields, spins: np.ndarray) -> np.ndarray:
     return out
 
 
+def with_colder(temperature: np.ndarray, n: int) -> np.ndarray:
+    """Return increasing temperatures with `n` colder ones in front, half a step of the grid apart and above T_min / 2.
+
+    A network is weakest at the edge of what it is trained on: narrow ordered phases that are rare at the lowest
+    temperature of a sweep are common below it, and learnt there.
+    """
+    temperature = np.asarray(temperature, float)
+    step = (temperature[1] - temperature[0]) / 2 if len(temperature) > 1 else temperature[0] / 10
+    step = min(step, temperature[0] / (2 * (n + 1)))
+    return np.concatenate([temperature[0] - step * np.arange(n, 0, -1), temperature])
+
+
 @dataclass(frozen=True)
 class ConditionRange:
     """The domain of conditions a network is trained on, and its scaling to numbers of order one.
