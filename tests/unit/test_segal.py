@@ -113,6 +113,19 @@ def test_the_fast_kernel_is_the_network() -> None:
     assert np.allclose(log_p, twin, atol=1e-4)
 
 
+def test_the_paper_network_draws_as_its_conditionals_say() -> None:
+    sampler = untrained("made")
+    t, m = np.full(200, 2.0), np.linspace(-0.5, 1.0, 200)
+    uniform = np.random.default_rng(5).random((200, 12)).astype(np.float32)
+    condition = torch.from_numpy(sampler.domain.encode(t, m))
+    with torch.no_grad():
+        spins = sampler.network.draw(torch.from_numpy(uniform), condition).numpy().astype(np.int8)
+        chance = torch.sigmoid(torch_logits(sampler, spins, t, m)).numpy()
+    clear = np.abs(chance - uniform) > 1e-5
+    assert clear.mean() > 0.99
+    assert ((spins > 0) == (uniform < chance))[clear].all()
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_conditional_sees_only_placed_sites(kind) -> None:
     sampler = untrained(kind)

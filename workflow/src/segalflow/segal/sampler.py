@@ -135,9 +135,11 @@ def _run_physics(sampler: TrainedSampler):
 def torch_logits(sampler: TrainedSampler, spins: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray):
     """Return all logits by the network itself, float tensor (batch, n_sites): the twin of the fast kernel."""
     beta = torch.from_numpy((1.0 / (sampler.model.boltzmann * temperature)).astype(np.float32))
+    used = sampler.network.uses_fields
+    fields = evaluate_past_fields(sampler.fields, spins) if used else np.empty((*spins.shape, 0), np.float32)
     return sampler.network.logits(
         torch.from_numpy(spins.astype(np.float32)),
-        torch.from_numpy(evaluate_past_fields(sampler.fields, spins)),
+        torch.from_numpy(fields),
         beta,
         torch.from_numpy(delta_mu.astype(np.float32)),
         torch.from_numpy(sampler.domain.encode(temperature, delta_mu)),
@@ -151,12 +153,15 @@ def log_prob_from_logits(logits: torch.Tensor, spins: np.ndarray) -> np.ndarray:
 
 
 def _run_any(sampler: TrainedSampler):
-    """Any network: one forward pass per site to draw, one to score."""
+    """Any network: drawn by itself where it can, else with one forward pass per site; one pass to score."""
 
     def run(draw, spins, temperature, delta_mu, states):
         with torch.no_grad():
-            if draw:
-                uniform = np.random.default_rng(states).random(spins.shape)
+            uniform = np.random.default_rng(states).random(spins.shape) if draw else None
+            if draw and hasattr(sampler.network, "draw"):
+                condition = torch.from_numpy(sampler.domain.encode(temperature, delta_mu))
+                spins[:] = sampler.network.draw(torch.from_numpy(uniform.astype(np.float32)), condition).numpy()
+            elif draw:
                 spins[:] = 1
                 for i in range(spins.shape[1]):
                     p = torch.sigmoid(torch_logits(sampler, spins, temperature, delta_mu)[:, i].double()).numpy()
