@@ -194,7 +194,13 @@ PUBLISHED = [
 KINDS = kinds_of(CONFIG)
 GIVEN = [name for name, kind in KINDS.items() if not kind.fitted]
 WITH_HULL = [name for name in CONFIG["expansions"] if name not in GIVEN]
-FITTED = [name for name in WITH_HULL if name not in PUBLISHED]
+GRAPHS = [
+    name
+    for name, expansion in CONFIG["expansions"].items()
+    if expansion.get("model") == "crystal_graph"
+]
+FITTED = [name for name in WITH_HULL if name not in PUBLISHED + GRAPHS]
+EXPANSIONS = PUBLISHED + FITTED
 DIAGRAM_HULLS = sorted(
     {CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS} & set(WITH_HULL)
 )

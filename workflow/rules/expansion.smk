@@ -84,6 +84,37 @@ rule write_model:
         "../../scripts/write_model.py"
 
 
+rule train_crystal_graph:
+    input:
+        dataset=of_calculation("dataset.extxyz"),
+    output:
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+        weights=update("results/{study}/expansion/{expansion}/weights.safetensors"),
+        metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
+        hull=update("results/{study}/expansion/{expansion}/hull.csv"),
+        predictions=update("results/{study}/expansion/{expansion}/predictions.csv"),
+        history=update("results/{study}/expansion/{expansion}/history.csv"),
+    log:
+        "logs/{study}/train_crystal_graph/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/train_crystal_graph/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GRAPHS) or NOTHING,
+    conda:
+        "../../envs/segal.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("train_crystal_graph.py"),
+        lattice=block("lattice"),
+        graph=block("expansions", "{expansion}", "graph"),
+        seed=seed("train_crystal_graph"),
+    script:
+        "../../scripts/train_crystal_graph.py"
+
+
 rule search_ground_states:
     input:
         model="results/{study}/expansion/{expansion}/model.json",
@@ -96,7 +127,7 @@ rule search_ground_states:
     benchmark:
         "results/{study}/benchmarks/search_ground_states/{expansion}.tsv"
     wildcard_constraints:
-        expansion="|".join(WITH_HULL) or NOTHING,
+        expansion="|".join(EXPANSIONS) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1

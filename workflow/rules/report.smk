@@ -32,6 +32,8 @@ rule plot_expansion:
         "logs/{study}/plot_expansion/{expansion}.log",
     benchmark:
         "results/{study}/benchmarks/plot_expansion/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(EXPANSIONS) or NOTHING,
     conda:
         "../../envs/analysis.yaml"
     threads: 1
@@ -42,6 +44,48 @@ rule plot_expansion:
         code=code("plot_expansion.py"),
     script:
         "../../scripts/plot_expansion.py"
+
+
+rule plot_crystal_graph:
+    input:
+        metrics="results/{study}/expansion/{expansion}/metrics.json",
+        hull="results/{study}/expansion/{expansion}/hull.csv",
+        predictions="results/{study}/expansion/{expansion}/predictions.csv",
+    output:
+        hull=report(
+            "results/{study}/figures/hull_{expansion}.svg",
+            caption="../report/hull.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "convex hull", "expansion": "{expansion}"},
+        ),
+        parity=report(
+            "results/{study}/figures/parity_{expansion}.svg",
+            caption="../report/parity.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "parity", "expansion": "{expansion}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/{figure}_{{expansion}}.{suffix}",
+            figure=["hull", "parity"],
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_crystal_graph/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_crystal_graph/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GRAPHS) or NOTHING,
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_crystal_graph.py"),
+        lattice=block("lattice"),
+    script:
+        "../../scripts/plot_crystal_graph.py"
 
 
 rule plot_training:

@@ -40,6 +40,8 @@ class Kind:
 KINDS = {
     EXPANSION: Kind(polynomial=True, fitted=True),
     "ising": Kind(True, False, "J", transfer_matrix=True, parameters={"coupling": 1.0}),
+    # A network of total energies alone; every state of a cell above 20 sites is too many for it.
+    "crystal_graph": Kind(False, True, max_exact=20),
     # The toy of Damewood et al. (2022): wells of depth, centre and width^2 in the magnetisation per spin.
     "legendre": Kind(
         False,

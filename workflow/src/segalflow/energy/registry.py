@@ -9,6 +9,7 @@ from typing import Any
 
 from segalflow.artefacts import read_json, write_json
 from segalflow.energy.base import EnergyModel
+from segalflow.energy.graph_energy import place_graph
 from segalflow.energy.kinds import EXPANSION, KINDS
 from segalflow.energy.polynomial import place_expansion
 from segalflow.energy.toys import ising_model, legendre_model
@@ -20,6 +21,7 @@ SCHEMA = "segalflow.model/1"
 
 Place = Callable[[Mapping[str, Any], Supercell, Path], EnergyModel]
 PLACES: dict[str, Place] = {
+    "crystal_graph": place_graph,
     "ising": lambda content, cell, _: ising_model(cell, **content["parameters"]),
     "legendre": lambda content, cell, _: legendre_model(cell, **content["parameters"]),
 }
