@@ -178,6 +178,19 @@ class ConditionRange:
         columns = [2 * beta / beta_max - 1, 2 * beta_min / beta - 1, 1.5 * shift / half, 0.1 * beta * shift]
         return np.stack(columns, axis=-1).astype(np.float32)
 
+    def encode_slopes(self, temperature: np.ndarray, delta_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the derivatives of `encode` by temperature and by delta_mu, float32 (batch, 4) each."""
+        temperature = np.asarray(temperature, float)
+        beta = 1.0 / (self.boltzmann * temperature)
+        beta_max = 1.0 / (self.boltzmann * self.temperature[0])
+        beta_min = 1.0 / (self.boltzmann * self.temperature[1])
+        half = max((self.delta_mu[1] - self.delta_mu[0]) / 2, 1e-12)
+        shift = np.asarray(delta_mu, float) - sum(self.delta_mu) / 2
+        slope, nothing = -beta / temperature, np.zeros_like(beta)
+        by_t = [2 * slope / beta_max, -2 * beta_min * slope / beta**2, nothing, 0.1 * slope * shift]
+        by_mu = [nothing, nothing, np.full_like(beta, 1.5 / half), 0.1 * beta]
+        return np.stack(by_t, axis=-1).astype(np.float32), np.stack(by_mu, axis=-1).astype(np.float32)
+
     def contains(self, temperature: np.ndarray, delta_mu: np.ndarray) -> np.ndarray:
         """Whether each condition lies in the trained domain (to rounding), shape (batch,)."""
         margin_t = 1e-9 * self.temperature[1]

@@ -28,7 +28,7 @@ from segalflow.segal.features import evaluate_past_fields
 from segalflow.segal.gradients import GRADIENTS, autograd_step
 from segalflow.segal.sampler import TrainedSampler, torch_logits
 
-MAX_VISITS = 4.0
+MAX_VISITS = 8.0
 # Decorations of each condition kept from the first pool, and the share of a round that they replace.
 KEPT, REPLAYED = 16, 0.2
 # Steps in (T, delta_mu) to the conditions whose draws are proposed to the pool, in turn.
