@@ -24,8 +24,8 @@ SETTINGS = {
     "features": 12,
     "layers": 2,
     "split": [0.8, 0.1, 0.1],
-    "epochs": 40,
-    "patience": 40,
+    "epochs": 80,
+    "patience": 80,
     "batch": 16,
     "learning_rate": 0.01,
 }
@@ -126,6 +126,14 @@ def test_energies_follow_the_cells_symmetry_and_size(trained) -> None:
     assert graph_of(large, trained.weights).energy(occupations[:, small_site]) == pytest.approx(2 * energies, abs=1e-5)
 
 
+def test_pure_species_have_no_formation_energy(trained) -> None:
+    model = graph_of(Supercell(FCC, [2, 2, 3]), trained.weights)
+    assert model.energy(np.array([[0] * 12, [1] * 12])) == pytest.approx([0.0, 0.0], abs=1e-6)
+    pure = trained.predictions[trained.predictions["x"].isin([0.0, 1.0])]
+    assert len(pure) == 2
+    assert pure["e_model"].to_numpy() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
 # ---- training ----------------------------------------------------------------------------------------------------
 def test_training_learns_what_it_has_not_seen(dataset, trained) -> None:
     metrics, part = trained.metrics, trained.predictions["part"].value_counts()
@@ -147,7 +155,7 @@ def test_training_repeats_to_the_same_bytes_and_follows_its_seed(dataset) -> Non
 
 def test_training_stops_when_validation_no_longer_improves(dataset) -> None:
     stopped = train_crystal_graph(dataset, FCC, {**SETTINGS, "patience": 3, "learning_rate": 0.3}, seed=1)
-    assert len(stopped.history) < 40
+    assert len(stopped.history) < 80
     assert stopped.metrics["best_epoch"] == len(stopped.history) - 3
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -99,7 +99,7 @@ class CrystalGraph(nn.Module):
         self.shell = nn.Parameter(torch.randn(layers, n_shells, 2 * features))
         self.norms = nn.ModuleList(nn.BatchNorm1d(features) for _ in range(layers))
         self.hidden = nn.Linear(features, features)
-        self.output = nn.Linear(features, 1)
+        self.output = nn.Linear(features, 1, bias=False)  # a constant would cancel against the pure species
 
     def forward(self, species: Tensor, neighbours: Tensor, shell: Tensor, graph: Tensor, n_graphs: int) -> Tensor:
         """Return energies, (n_graphs,), of graphs laid end to end.
@@ -118,7 +118,13 @@ class CrystalGraph(nn.Module):
         pooled = pooled / torch.bincount(graph, minlength=n_graphs)[:, None]
         return self.output(activation(self.hidden(pooled)))[:, 0]
 
-    def export(self, mean: float, spread: float) -> dict[str, np.ndarray]:
+    def formation(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """Return the energies of a batch relative to those of the pure species in it, and the latter."""
+        energy = self(*batch.graphs)
+        structures, pure = energy[: len(batch.fractions)], energy[len(batch.fractions) :]
+        return structures - batch.fractions @ pure, pure
+
+    def export(self, pure: Tensor, spread: float) -> dict[str, np.ndarray]:
         """Return the arrays of `graph_energy.NAMES`: norms folded in, energies in eV per site."""
         scale, shift = [], []
         for norm in self.norms:
@@ -129,7 +135,7 @@ class CrystalGraph(nn.Module):
             "embedding": self.embedding, "own": self.own, "other": self.other, "shell": self.shell,
             "scale": torch.stack(scale), "shift": torch.stack(shift),
             "hidden": self.hidden.weight.T, "hidden_bias": self.hidden.bias,
-            "output": spread * self.output.weight[0], "output_bias": mean + spread * self.output.bias,
+            "output": spread * self.output.weight[0], "pure": spread * pure,
         }  # fmt: skip
         return {name: np.ascontiguousarray(a.detach().numpy(), dtype=np.float32) for name, a in arrays.items()}
 
@@ -155,6 +161,13 @@ class TrainedGraph:
     history: pd.DataFrame
 
 
+class _Batch(NamedTuple):
+    """Arguments of `CrystalGraph.forward`, the pure species last, and the other graphs' fractions of the species."""
+
+    graphs: tuple[Tensor, Tensor, Tensor, Tensor, int]
+    fractions: Tensor
+
+
 class _Graphs:
     """Graphs of all structures, laid end to end on demand."""
 
@@ -163,18 +176,27 @@ class _Graphs:
         self.radii, self.shell = shells.radii, torch.from_numpy(shells.shell)
         self.species = [np.asarray(s.get_array("occupation"), dtype=np.int64) for s in structures]
         self.tables = [neighbour_table(s.positions, np.asarray(s.cell), shells.vectors) for s in structures]
+        self.n_species = len(lattice.species[0])
+        fractions = [np.bincount(s, minlength=self.n_species) / len(s) for s in self.species]
+        self.fractions = torch.from_numpy(np.array(fractions, dtype=np.float32))
+        # The pure species, one site each that is its own neighbour.
+        self.pure = np.arange(len(structures), len(structures) + self.n_species)
+        self.species += [np.array([s]) for s in range(self.n_species)]
+        self.tables += [np.zeros((1, len(shells.shell)), dtype=np.int64)] * self.n_species
 
-    def batch(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    def batch(self, structures: np.ndarray) -> _Batch:
+        chosen = np.concatenate([structures, self.pure])
         sizes = [len(self.species[c]) for c in chosen]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         tables = np.concatenate([self.tables[c] + start for c, start in zip(chosen, starts, strict=False)])
-        return (
+        graphs = (
             torch.from_numpy(np.concatenate([self.species[c] for c in chosen])),
             torch.from_numpy(tables),
             self.shell,
             torch.from_numpy(np.repeat(np.arange(len(chosen)), sizes)),
             len(chosen),
         )
+        return _Batch(graphs, self.fractions[structures])
 
 
 def split_structures(n: int, shares: Sequence[float], always: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -223,8 +245,8 @@ def train_crystal_graph(
     pure = np.flatnonzero([len(set(s.numbers)) == 1 for s in dataset])
     part = split_structures(len(dataset), shares, pure, rng)
     rows = [np.flatnonzero(part == p) for p in range(3)]
-    mean, spread = float(energies[rows[0]].mean()), float(energies[rows[0]].std())
-    target = torch.from_numpy(((energies - mean) / spread).astype(np.float32))
+    spread = float(energies[rows[0]].std())
+    target = torch.from_numpy((energies / spread).astype(np.float32))
     graphs = _Graphs(dataset, lattice, settings["cutoff"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -234,7 +256,8 @@ def train_crystal_graph(
     network.eval()
     with torch.no_grad():
         parts = np.array_split(np.arange(len(dataset)), -(-len(dataset) // 64))
-        predicted = np.concatenate([network(*graphs.batch(p)).double().numpy() for p in parts]) * spread + mean
+        found = [network.formation(graphs.batch(p)) for p in parts]
+    predicted = np.concatenate([energy.double().numpy() for energy, _ in found]) * spread
     history["validation_mae"] *= spread
     content = {
         "parameters": {
@@ -249,7 +272,7 @@ def train_crystal_graph(
     }  # fmt: skip
     n_parameters = sum(p.numel() for p in network.parameters())
     return TrainedGraph(
-        network.export(mean, spread), content,
+        network.export(found[0][1], spread), content,
         *_describe(dataset, lattice, energies, predicted, part, n_parameters, history),
     )  # fmt: skip
 
@@ -271,7 +294,8 @@ def _fit(
             network.train()
             losses = []
             for chosen in np.array_split(rng.permutation(rows[0]), n_batches):
-                loss = nn.functional.smooth_l1_loss(network(*graphs.batch(chosen)), target[chosen], beta=0.1)
+                energy, _ = network.formation(graphs.batch(chosen))
+                loss = nn.functional.smooth_l1_loss(energy, target[chosen], beta=0.1)
                 if not torch.isfinite(loss):
                     raise TrainingError("crystal graph: training diverged; lower graph.learning_rate")
                 optimiser.zero_grad(set_to_none=True)
@@ -282,7 +306,7 @@ def _fit(
                 losses.append(float(loss.detach()))
             network.eval()
             with torch.no_grad():
-                error = float((network(*held_out) - target[rows[1]]).abs().mean())
+                error = float((network.formation(held_out)[0] - target[rows[1]]).abs().mean())
             history.append({"loss": float(np.mean(losses)), "validation_mae": error})
             shown.set_postfix(loss=f"{np.mean(losses):.4f}", validation=f"{error:.4f}", refresh=False)
             shown.update(1)
@@ -317,7 +341,8 @@ def _describe(
         "cv_mae": mae["test_mae"],
         "cv_near_hull": rms(near_test) if len(near_test) else None,
         "cv_mae_near_hull": float(np.abs(near_test).mean()) if len(near_test) else None,
-        "cv_kind": f"held-out test, {int(test.sum())} structures",
+        "cv_kind": "held-out test",
+        "n_test": int(test.sum()),
         **mae,
         "energy_spread": float(np.std(energies)),
         "units": "eV/atom",

@@ -27,7 +27,7 @@ from segalflow.units import BOLTZMANN_EV_PER_K
 
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file of weights beside the model file."""
-NAMES = ("embedding", "own", "other", "shell", "scale", "shift", "hidden", "hidden_bias", "output", "output_bias")
+NAMES = ("embedding", "own", "other", "shell", "scale", "shift", "hidden", "hidden_bias", "output", "pure")
 """Arrays of a network: see `GraphModel.weights`."""
 _TOLERANCE = 1e-4
 
@@ -101,7 +101,8 @@ class GraphModel(TotalEnergyModel):
         shell: number of each neighbour's shell, shape (n_neighbours,).
         weights: float32 arrays named `NAMES`: ``embedding`` (n_species, F); per convolution ``own`` and ``other``
             (layers, F, 2F), ``shell`` (layers, n_shells, 2F), ``scale`` and ``shift`` (layers, F) of the sum over
-            neighbours; ``hidden`` (F, H), ``hidden_bias`` (H,), ``output`` (H,), ``output_bias`` (1,), in eV per site.
+            neighbours; ``hidden`` (F, H), ``hidden_bias`` (H,), ``output`` (H,) in eV per site, and ``pure``
+            (n_species,) what it gives the pure species: energies are relative to these, so they end in zero.
     """
 
     neighbours: np.ndarray
@@ -170,7 +171,7 @@ def gated_sums(mine, theirs, shell_weights, neighbours, shells, total):  # pragm
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
 def _energies(
     occupations, neighbours, shells, embedding, own, other, shell_weights, scale, shift, hidden, hidden_bias, output,
-    output_bias, per_site,
+    pure, per_site,
 ):  # pragma: no cover - compiled  # fmt: skip
     n = neighbours.shape[0]
     layers, width = scale.shape
@@ -191,7 +192,9 @@ def _energies(
             for i in range(n):
                 pooled[h] += v[i, h]
             pooled[h] /= np.float32(n)
-        energy = np.float64(output_bias[0])
+        energy = 0.0
+        for i in range(n):
+            energy -= pure[occupations[b, i]] / n
         for m in range(hidden.shape[1]):
             y = hidden_bias[m]
             for h in range(width):
