@@ -11,12 +11,14 @@ from segalflow.structures.pool import read_pool
 
 with logged(snakemake.log[0]) as log:
     lattice = lattice_from_settings(snakemake.params.lattice)
-    hull = read_table(snakemake.input.hull, ["structure", "x"])
-    ground_states = [
-        s for s in read_pool(snakemake.input.pool, lattice) if s.info["structure"] in set(hull["structure"])
-    ]
-    cell = Supercell(lattice, snakemake.params.repeat)
-    warnings = check_commensurate(ground_states, cell, key=f"cells.{snakemake.wildcards.cell}.repeat")
+    warnings = []
+    if snakemake.input.get("hull"):
+        hull = read_table(snakemake.input.hull, ["structure", "x"])
+        ground_states = [
+            s for s in read_pool(snakemake.input.pool, lattice) if s.info["structure"] in set(hull["structure"])
+        ]
+        cell = Supercell(lattice, snakemake.params.repeat)
+        warnings = check_commensurate(ground_states, cell, key=f"cells.{snakemake.wildcards.cell}.repeat")
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     write_cell(

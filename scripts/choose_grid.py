@@ -7,13 +7,15 @@ from segalflow.scripting import logged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
 with logged(snakemake.log[0]) as log:
-    hull = read_table(snakemake.input.hull, ["structure", "x", "formation_energy", "source"])
+    slopes = []
+    if snakemake.input.get("hull"):
+        slopes = hull_slopes(read_table(snakemake.input.hull, ["structure", "x", "formation_energy", "source"]))
     grid = choose_grid(
         snakemake.params.grid["temperature"],
         snakemake.params.grid["delta_mu"],
-        hull_slopes(hull),
+        slopes,
         BOLTZMANN_EV_PER_K,
         key=f"cells.{snakemake.wildcards.cell}.grid",
     )
     log.info("%d temperatures x %d delta_mu, %s", *grid.shape, grid.origin)
-    write_grid(snakemake.output.grid, grid)
+    write_grid(snakemake.output.grid, grid, snakemake.params.energy_unit)

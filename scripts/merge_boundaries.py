@@ -7,8 +7,11 @@ from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
     boundaries = merge_boundaries(map(read_boundaries, snakemake.input.tables))
-    named = [
-        name_phases(boundaries[boundaries["cell"] == cell], read_table(hull).query("source == 'model'"))
-        for cell, hull in zip(snakemake.params.cells, snakemake.input.hulls, strict=True)
-    ]
+    hulls = dict(zip(snakemake.params.hulls, snakemake.input.hulls, strict=True))
+    named = []
+    for cell, expansion in snakemake.params.cells.items():
+        part = boundaries[boundaries["cell"] == cell]
+        # A model without a hull has no ground states to name phases after.
+        known = expansion in hulls
+        named.append(name_phases(part, read_table(hulls[expansion]).query("source == 'model'")) if known else part)
     write_boundaries(snakemake.output.boundaries, merge_boundaries(named))

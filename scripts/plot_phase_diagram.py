@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from segalflow.artefacts import read_table
 from segalflow.ensemble import read_ensemble
 from segalflow.phases.boundaries import read_boundaries
@@ -14,7 +16,11 @@ with logged(snakemake.log[0]) as log:
     boundaries = boundaries[boundaries["cell"] == snakemake.wildcards.cell]
     tables = {table.attrs["method"]: table for table in map(read_ensemble, snakemake.input.tables)}
     species = [str(s) for s in next(iter(tables.values()))["species"].values]
-    hull = read_table(snakemake.input.hull)
+    hull = (
+        read_table(snakemake.input.hull)
+        if snakemake.input.get("hull")
+        else pd.DataFrame(columns=["source", "x", "name"])
+    )
     save_figure(*plot_phase_diagram(boundaries, tables, hull, species), Path(snakemake.output.diagram).with_suffix(""))
     save_figure(
         *plot_phase_diagram_delta_mu(boundaries, tables, species), Path(snakemake.output.delta_mu).with_suffix("")

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from segalflow.cells import read_cell, read_grid
-from segalflow.energy.polynomial import place_expansion
-from segalflow.expansion.hamiltonian import read_expansion
+from segalflow.energy.registry import read_energy_model
 from segalflow.scripting import logged
 from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.training import train
@@ -12,14 +11,13 @@ from segalflow.segal.training import train
 with logged(snakemake.log[0]) as log:
     cell = read_cell(snakemake.input.cell)
     grid = read_grid(snakemake.input.grid)
-    expansion = read_expansion(snakemake.input.model)
     start = None
     if snakemake.input.start:
         other_cell, *other_network = snakemake.input.start
         other = read_cell(other_cell)
-        start = read_sampler(*other_network, place_expansion(expansion, other), other)
+        start = read_sampler(*other_network, read_energy_model(snakemake.input.model, other), other)
     sampler = train(
-        place_expansion(expansion, cell),
+        read_energy_model(snakemake.input.model, cell),
         cell,
         grid.temperature,
         grid.delta_mu,

@@ -13,6 +13,7 @@ from segalflow.reporting import (
     describe_data,
     describe_ensembles,
     describe_expansion,
+    describe_model,
     describe_samplers,
     write_summary,
 )
@@ -20,7 +21,7 @@ from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
     lattice = snakemake.params.lattice
-    manifest = read_table(snakemake.input.manifest)
+    manifest = read_table(snakemake.input.manifest) if snakemake.input.get("manifest") else None
     sections = []
     for (name, settings), excluded in zip(snakemake.params.calculations.items(), snakemake.input.excluded, strict=True):
         faults = check_engine(
@@ -35,6 +36,8 @@ with logged(snakemake.log[0]) as log:
         strict=True,
     ):
         sections.append(describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions)))
+    for path in snakemake.input.models:
+        sections.append(describe_model(Path(path).parent.name, read_json(path)))
     notes = [read_json(path) for path in snakemake.input.notes]
     sections += [
         describe_cells([read_json(path) for path in snakemake.input.cells]),

@@ -19,7 +19,7 @@ from segalflow.thermo.comparison import compare_methods
 
 T, MU = np.array([500.0, 700.0, 900.0]), np.linspace(-0.16, 0.16, 9)
 TRAINING = {
-    "objective": "likelihood", "steps": 60, "batch": 40, "learning_rate": 0.006, "pool_sweeps": 20,
+    "objective": "likelihood", "steps": 60, "batch": 40, "learning_rate": 0.006, "colder": 0, "pool_sweeps": 20,
     "sweeps_per_round": 1, "refresh_every": 5, "adaptive": True, "ness_target": None, "checkpoint_every": 10**9,
 }  # fmt: skip
 NETWORK = {"kind": "physics", "sizes": {}}

@@ -21,6 +21,8 @@ TRAINING = {
     "steps": 1500,
     "batch": 40,
     "learning_rate": 0.006,
+    "conditions": "grid",
+    "colder": 0,
     "pool_sweeps": 100,
     "sweeps_per_round": 1,
     "refresh_every": 5,

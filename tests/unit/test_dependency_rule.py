@@ -32,6 +32,8 @@ SIBLINGS = {
     ("expansion", "structures"),
     ("expansion", "dft"),
     ("energy", "expansion"),
+    ("energy", "structures"),
+    ("energy", "dft"),
     ("sampling", "segal"),
 }
 

@@ -8,7 +8,7 @@ from segalflow.energy.polynomial import ising_polynomial, polynomial_from_terms
 from segalflow.errors import ArtefactError, SamplingError, TrainingError
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.segal.checkpoint import read_sampler, write_sampler
-from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
+from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields, with_colder
 from segalflow.segal.gradients import GRADIENTS, autograd_step, likelihood_step
 from segalflow.segal.network import PhysicsNetwork, build_network, seen_sites
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
@@ -21,6 +21,9 @@ TRAINING = {
     "steps": 24,
     "batch": 6,
     "learning_rate": 0.006,
+    "conditions": "grid",
+    "reverse_share": 0.3,
+    "colder": 0,
     "pool_sweeps": 3,
     "sweeps_per_round": 1,
     "refresh_every": 2,
@@ -110,6 +113,19 @@ def test_the_fast_kernel_is_the_network() -> None:
     assert np.allclose(log_p, twin, atol=1e-4)
 
 
+def test_the_paper_network_draws_as_its_conditionals_say() -> None:
+    sampler = untrained("made")
+    t, m = np.full(200, 2.0), np.linspace(-0.5, 1.0, 200)
+    uniform = np.random.default_rng(5).random((200, 12)).astype(np.float32)
+    condition = torch.from_numpy(sampler.domain.encode(t, m))
+    with torch.no_grad():
+        spins = sampler.network.draw(torch.from_numpy(uniform), condition).numpy().astype(np.int8)
+        chance = torch.sigmoid(torch_logits(sampler, spins, t, m)).numpy()
+    clear = np.abs(chance - uniform) > 1e-5
+    assert clear.mean() > 0.99
+    assert ((spins > 0) == (uniform < chance))[clear].all()
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_conditional_sees_only_placed_sites(kind) -> None:
     sampler = untrained(kind)
@@ -133,7 +149,7 @@ def test_past_fields_add_up_to_the_energy_and_to_the_local_field() -> None:
     assert np.allclose(fields[:, -1, 0], model.local_fields(spins)[:, -1], atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["likelihood", "reverse_kl"])
+@pytest.mark.parametrize("objective", ["likelihood", "reverse_kl", "mixed"])
 def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, monkeypatch) -> None:
     model = ising_polynomial(CELL)
     settings = {**TRAINING, "objective": objective}
@@ -146,10 +162,10 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
 
     original = module._Run.descend
 
-    def breaking(self, shown):
+    def breaking(self, *shown):
         if self.step == 17:
             raise KeyboardInterrupt
-        original(self, shown)
+        original(self, *shown)
 
     monkeypatch.setattr(module._Run, "descend", breaking)
     with pytest.raises(KeyboardInterrupt):
@@ -167,7 +183,7 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -
     from segalflow.segal import training as module
 
     original = module._Run.descend
-    monkeypatch.setattr(module._Run, "descend", lambda s, x: original(s, float("nan") if s.step == 15 else x))
+    monkeypatch.setattr(module._Run, "descend", lambda s, x, *c: original(s, float("nan") if s.step == 15 else x, *c))
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
         train(
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9, work=tmp_path
@@ -190,6 +206,16 @@ def test_samplers_survive_their_files_and_refuse_strangers(tmp_path) -> None:
     paths[1].write_bytes(first[1][:100])
     with pytest.raises(ArtefactError, match=r"weights\.safetensors"):
         read_sampler(paths[0], paths[1], model, CELL)
+
+
+def test_colder_temperatures_are_trained_on_as_well() -> None:
+    assert with_colder(np.array([200.0, 250.0, 300.0]), 2).tolist() == [150.0, 175.0, 200.0, 250.0, 300.0]
+    assert with_colder(np.array([1.0, 9.0]), 3).tolist() == [0.625, 0.75, 0.875, 1.0, 9.0]
+    assert with_colder(T, 0).tolist() == T.tolist()
+    settings = {**TRAINING, "steps": 2, "colder": 1}
+    sampler = train(many_body_model(), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    assert sampler.domain.temperature == (1.125, 4.0)
+    sampler.sample(np.array([1.2]), np.array([0.0]), 1)
 
 
 def test_conditions_outside_the_domain_are_refused_unless_asked_for() -> None:
@@ -217,6 +243,42 @@ def test_an_unknown_objective_is_refused() -> None:
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"],
             training={**TRAINING, "objective": "likelyhood"}, seed=1,
         )  # fmt: skip
+
+
+def test_reverse_kl_takes_its_conditions_where_it_is_told(monkeypatch) -> None:
+    from segalflow.segal import objectives
+
+    seen: dict[str, list[np.ndarray]] = {}
+    for name, choose in objectives.CONDITIONS.items():
+        seen[name] = []
+
+        def noting(run, n, choose=choose, name=name):
+            found = choose(run, n)
+            seen[name].append(np.stack(found))
+            return found
+
+        monkeypatch.setitem(objectives.CONDITIONS, name, noting)
+        settings = {**TRAINING, "objective": "reverse_kl", "conditions": name, "batch": 64, "steps": 20}
+        train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    on_grid = {name: [np.isin(t, T).all() and np.isin(m, MU).all() for t, m in found] for name, found in seen.items()}
+    assert all(on_grid["grid"])
+    assert all(on_grid["annealed"])
+    assert not any(on_grid["random"])
+    assert all((t >= 1.5).all() and (t <= 4.0).all() for t, _ in seen["random"])
+    assert (seen["annealed"][0][0] == 4.0).all()
+    assert 1.5 in np.concatenate([t for t, _ in seen["annealed"][-6:]])
+    settings = {**TRAINING, "objective": "reverse_kl", "conditions": "ordered"}
+    with pytest.raises(
+        TrainingError, match=r"segal\.training\.conditions: unknown choice 'ordered', expected one of grid"
+    ):
+        train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+
+
+def test_turns_of_both_objectives_have_their_share() -> None:
+    settings = {**TRAINING, "objective": "mixed", "reverse_share": 0.25}
+    sampler = train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    assert sampler.history["reverse_loss"].notna().sum() == TRAINING["steps"] // 4
+    assert (sampler.history["loss"].notna() ^ sampler.history["reverse_loss"].notna()).all()
 
 
 @pytest.mark.parametrize(("batch", "kind"), [(1, "physics"), (64, "physics"), (100, "windowed")])

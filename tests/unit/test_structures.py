@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase import Atoms
 
-from segalflow.artefacts import write_structures
+from segalflow.artefacts import read_structures, write_structures
 from segalflow.errors import ArtefactError, SettingsError
 from segalflow.lattice import Supercell, lattice_operations, map_to_supercell, parent_lattice
 from segalflow.structures.enumeration import enumerate_pool
@@ -103,3 +104,12 @@ def test_a_damaged_pool_is_named(pool, tmp_path) -> None:
 def test_no_atoms_is_refused() -> None:
     with pytest.raises(SettingsError, match="max_atoms"):
         enumerate_pool(FCC, 0)
+
+
+def test_ids_that_look_like_numbers_stay_texts(tmp_path) -> None:
+    """One id in three hundred has digits alone, or digits and an e."""
+    names = ["987947528893", "000123456789", "12345e678901", "00e000000000", "6f1e00000000"]
+    structures = [Atoms("Cu", info={"structure": name, "x": 0.5}) for name in names]
+    write_structures(tmp_path / "pool.extxyz", structures)
+    assert [a.info for a in read_structures(tmp_path / "pool.extxyz")] == [a.info for a in structures]
+    assert [a.info["structure"] for a in structures] == names

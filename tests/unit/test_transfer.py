@@ -17,7 +17,7 @@ LATTICE = parent_lattice("square", 1.0, ["down", "up"])
 SMALL, LARGE = Supercell(LATTICE, [6, 6, 1]), Supercell(LATTICE, [9, 8, 1])
 NETWORK = {"kind": "physics", "sizes": {"window": 2.1, "hidden": 4}}
 TRAINING = {
-    "objective": "likelihood", "steps": 150, "batch": 16, "learning_rate": 0.006, "pool_sweeps": 20,
+    "objective": "likelihood", "steps": 150, "batch": 16, "learning_rate": 0.006, "colder": 0, "pool_sweeps": 20,
     "sweeps_per_round": 1, "refresh_every": 5, "adaptive": True, "ness_target": None, "checkpoint_every": 10**9,
 }  # fmt: skip
 T, H = np.array([2.0, 3.0]), np.array([-0.3, 0.0, 0.3])

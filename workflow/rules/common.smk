@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from segalflow.errors import SegalflowError
 from segalflow.provenance import SourceIndex, code_fingerprint, derive_seed
-from segalflow.study import cell_settings, prepare_study
+from segalflow.study import cell_settings, energy_unit, kinds_of, prepare_study
 
 try:
     CONFIG = prepare_study(
@@ -115,6 +115,17 @@ def of_expansion(path):
     )
 
 
+def hull_if_any(wildcards):
+    """The hull of the Hamiltonian of the wildcard's cell; a model given by its parameters has none."""
+    named = CONFIG["cells"][wildcards.cell]["expansion"] in WITH_HULL
+    return of_expansion("hull.csv")(wildcards) if named else []
+
+
+def pool_if_any(wildcards):
+    """The pool of structures, where the wildcard's cell has a hull to find in it."""
+    return results("structures/pool.extxyz") if hull_if_any(wildcards) else []
+
+
 def of_calculation(path):
     """A file of the calculation that belongs to the wildcard's expansion."""
     return lambda wildcards: results(
@@ -179,12 +190,26 @@ FROM_FREE_ENERGY = ["common_tangent", "equal_weight", "critical_point"]
 PUBLISHED = [
     name for name, expansion in CONFIG["expansions"].items() if "published" in expansion
 ]
+# The kind of every Hamiltonian: models given by their parameters, and those with a hull of structures.
+KINDS = kinds_of(CONFIG)
+GIVEN = [name for name, kind in KINDS.items() if not kind.fitted]
+WITH_HULL = [name for name in CONFIG["expansions"] if name not in GIVEN]
+GRAPHS = [
+    name
+    for name, expansion in CONFIG["expansions"].items()
+    if expansion.get("model") == "crystal_graph"
+]
+FITTED = [name for name in WITH_HULL if name not in PUBLISHED + GRAPHS]
+EXPANSIONS = PUBLISHED + FITTED
+DIAGRAM_HULLS = sorted(
+    {CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS} & set(WITH_HULL)
+)
 # Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
 MODEL_ERROR_CELLS = {
     cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])
     for cell in DIAGRAM_CELLS
     if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
-    and CONFIG["cells"][cell]["expansion"] not in PUBLISHED
+    and CONFIG["cells"][cell]["expansion"] in FITTED
 }
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
 # A pattern that matches nothing where there is none.

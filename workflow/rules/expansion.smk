@@ -11,8 +11,7 @@ rule fit_expansion:
     benchmark:
         "results/{study}/benchmarks/fit_expansion/{expansion}.tsv"
     wildcard_constraints:
-        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
-        or NOTHING,
+        expansion="|".join(FITTED) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1
@@ -62,6 +61,60 @@ rule import_expansion:
         "../../scripts/import_expansion.py"
 
 
+rule write_model:
+    output:
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+    log:
+        "logs/{study}/write_model/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/write_model/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GIVEN) or NOTHING,
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("write_model.py"),
+        lattice=block("lattice"),
+        expansion=expansion_settings("model", "parameters"),
+    script:
+        "../../scripts/write_model.py"
+
+
+rule train_crystal_graph:
+    input:
+        dataset=of_calculation("dataset.extxyz"),
+    output:
+        model=update("results/{study}/expansion/{expansion}/model.json"),
+        weights=update("results/{study}/expansion/{expansion}/weights.safetensors"),
+        metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
+        hull=update("results/{study}/expansion/{expansion}/hull.csv"),
+        predictions=update("results/{study}/expansion/{expansion}/predictions.csv"),
+        history=update("results/{study}/expansion/{expansion}/history.csv"),
+    log:
+        "logs/{study}/train_crystal_graph/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/train_crystal_graph/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GRAPHS) or NOTHING,
+    conda:
+        "../../envs/segal.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("train_crystal_graph.py"),
+        lattice=block("lattice"),
+        graph=block("expansions", "{expansion}", "graph"),
+        seed=seed("train_crystal_graph"),
+    script:
+        "../../scripts/train_crystal_graph.py"
+
+
 rule search_ground_states:
     input:
         model="results/{study}/expansion/{expansion}/model.json",
@@ -73,6 +126,8 @@ rule search_ground_states:
         "logs/{study}/search_ground_states/{expansion}.log",
     benchmark:
         "results/{study}/benchmarks/search_ground_states/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(EXPANSIONS) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1
@@ -102,8 +157,7 @@ rule propose_structures:
     benchmark:
         "results/{study}/benchmarks/propose_structures/{expansion}.tsv"
     wildcard_constraints:
-        expansion="|".join(n for n in CONFIG["expansions"] if n not in PUBLISHED)
-        or NOTHING,
+        expansion="|".join(FITTED) or NOTHING,
     conda:
         "../../envs/expansion.yaml"
     threads: 1

@@ -52,10 +52,7 @@ rule merge_boundaries:
             "results/{{study}}/phases/{criterion}.csv",
             criterion=CONFIG["phases"]["criteria"],
         ),
-        hulls=[
-            results(f"expansion/{CONFIG['cells'][cell]['expansion']}/hull.csv")
-            for cell in DIAGRAM_CELLS
-        ],
+        hulls=[results(f"expansion/{name}/hull.csv") for name in DIAGRAM_HULLS],
     output:
         boundaries="results/{study}/phases/boundaries.csv",
     log:
@@ -70,7 +67,8 @@ rule merge_boundaries:
         runtime=10,
     params:
         code=code("merge_boundaries.py"),
-        cells=DIAGRAM_CELLS,
+        cells={cell: CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS},
+        hulls=DIAGRAM_HULLS,
     script:
         "../../scripts/merge_boundaries.py"
 

@@ -32,6 +32,8 @@ rule plot_expansion:
         "logs/{study}/plot_expansion/{expansion}.log",
     benchmark:
         "results/{study}/benchmarks/plot_expansion/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(EXPANSIONS) or NOTHING,
     conda:
         "../../envs/analysis.yaml"
     threads: 1
@@ -42,6 +44,48 @@ rule plot_expansion:
         code=code("plot_expansion.py"),
     script:
         "../../scripts/plot_expansion.py"
+
+
+rule plot_crystal_graph:
+    input:
+        metrics="results/{study}/expansion/{expansion}/metrics.json",
+        hull="results/{study}/expansion/{expansion}/hull.csv",
+        predictions="results/{study}/expansion/{expansion}/predictions.csv",
+    output:
+        hull=report(
+            "results/{study}/figures/hull_{expansion}.svg",
+            caption="../report/hull.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "convex hull", "expansion": "{expansion}"},
+        ),
+        parity=report(
+            "results/{study}/figures/parity_{expansion}.svg",
+            caption="../report/parity.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "parity", "expansion": "{expansion}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/{figure}_{{expansion}}.{suffix}",
+            figure=["hull", "parity"],
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_crystal_graph/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_crystal_graph/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(GRAPHS) or NOTHING,
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_crystal_graph.py"),
+        lattice=block("lattice"),
+    script:
+        "../../scripts/plot_crystal_graph.py"
 
 
 rule plot_training:
@@ -197,7 +241,7 @@ rule plot_phase_diagram:
     input:
         boundaries="results/{study}/phases/boundaries.csv",
         tables=lambda wildcards: ensembles([wildcards.cell]),
-        hull=of_expansion("hull.csv"),
+        hull=hull_if_any,
     output:
         diagram=report(
             "results/{study}/figures/phase_diagram_{cell}.svg",
@@ -235,22 +279,26 @@ rule plot_phase_diagram:
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
-        manifest="results/{study}/structures/manifest.csv",
+        manifest=results("structures/manifest.csv") if CONFIG["calculations"] else [],
         excluded=expand(
             "results/{{study}}/dft/{calculation}/excluded.csv",
             calculation=CONFIG["calculations"],
         ),
         metrics=expand(
             "results/{{study}}/expansion/{expansion}/metrics.json",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
         ),
         hulls=expand(
             "results/{{study}}/expansion/{expansion}/hull.csv",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
         ),
         predictions=expand(
             "results/{{study}}/expansion/{expansion}/predictions.csv",
-            expansion=CONFIG["expansions"],
+            expansion=WITH_HULL,
+        ),
+        models=expand(
+            "results/{{study}}/expansion/{expansion}/model.json",
+            expansion=[name for name in CONFIG["expansions"] if name not in WITH_HULL],
         ),
         cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
         samplers=expand(
@@ -284,14 +332,14 @@ rule write_summary:
         code=code("write_summary.py"),
         lattice=block("lattice"),
         calculations=block("calculations"),
-        expansions=list(CONFIG["expansions"]),
+        expansions=WITH_HULL,
         seed=CONFIG["seed"],
     script:
         "../../scripts/write_summary.py"
 
 
 FIGURES = [
-    *expand(results("figures/hull_{expansion}.svg"), expansion=CONFIG["expansions"]),
+    *expand(results("figures/hull_{expansion}.svg"), expansion=WITH_HULL),
     *expand(
         results("figures/{figure}_{cell}.svg"),
         figure=["training", "ness"],

@@ -1,7 +1,7 @@
 rule build_cell:
     input:
-        hull=of_expansion("hull.csv"),
-        pool="results/{study}/structures/pool.extxyz",
+        hull=hull_if_any,
+        pool=pool_if_any,
     output:
         cell=update("results/{study}/cells/{cell}.json"),
     log:
@@ -24,7 +24,7 @@ rule build_cell:
 
 rule choose_grid:
     input:
-        hull=of_expansion("hull.csv"),
+        hull=hull_if_any,
     output:
         grid=update("results/{study}/grids/{cell}.json"),
     log:
@@ -40,6 +40,7 @@ rule choose_grid:
     params:
         code=code("choose_grid.py"),
         grid=for_cell("grid"),
+        energy_unit=lambda wildcards: energy_unit(CONFIG, wildcards.cell),
     script:
         "../../scripts/choose_grid.py"
 

@@ -151,7 +151,26 @@ def write_structures(path: str | Path, structures: Sequence[ase.Atoms]) -> None:
     import ase.io  # slow to import, and most readers of artefacts have no structures
 
     with atomic_path(path) as temporary:
-        ase.io.write(temporary, list(structures), format="extxyz")
+        ase.io.write(temporary, [_with_texts(atoms) for atoms in structures], format="extxyz")
+
+
+def _with_texts(atoms: ase.Atoms) -> ase.Atoms:
+    """Return the structure with texts that look like numbers (an id of digits alone) marked as texts for the reader."""
+    marked = {key: f"_JSON {json.dumps(v)}" for key, v in atoms.info.items() if isinstance(v, str) and _is_number(v)}
+    if not marked:
+        return atoms
+    copied = atoms.copy()
+    copied.calc = atoms.calc
+    copied.info.update(marked)
+    return copied
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_structures(path: str | Path) -> list[ase.Atoms]:

@@ -155,10 +155,11 @@ def choose_grid(temperature: Any, delta_mu: Any, slopes: Sequence[float], boltzm
     return Grid(temperatures, _axis(f"{key}.delta_mu", delta_mu, "eV", positive=False), "given in the config")
 
 
-def write_grid(path: str | Path, grid: Grid) -> None:
-    """Write a grid file."""
+def write_grid(path: str | Path, grid: Grid, energy_unit: str = "eV") -> None:
+    """Write a grid file; with the energy unit ``"J"`` temperatures are in J/k_B."""
     content = {"temperature": grid.temperature, "delta_mu": grid.delta_mu, "origin": grid.origin}
-    write_json(path, {**content, "units": {"temperature": "K", "delta_mu": "eV"}}, GRID_SCHEMA)
+    units = {"temperature": "K" if energy_unit == "eV" else f"{energy_unit}/k_B", "delta_mu": energy_unit}
+    write_json(path, {**content, "units": units}, GRID_SCHEMA)
 
 
 def read_grid(path: str | Path) -> Grid:

@@ -376,3 +376,11 @@ def map_to_supercell(atoms: Atoms, lattice: ParentLattice, tolerance: float = 0.
             "one to one"
         )
     return supercell, occupations
+
+
+def square_sides(cell: Supercell) -> tuple[int, int] | None:
+    """Return the sides of a cell of the square lattice along its vectors, or None for any other cell."""
+    matrix = np.asarray(cell.matrix)
+    if cell.lattice.name != "square" or np.any(matrix != np.diag(np.diag(matrix))) or abs(matrix[2, 2]) != 1:
+        return None
+    return abs(int(matrix[0, 0])), abs(int(matrix[1, 1]))

@@ -117,11 +117,26 @@ def _fit_sentence(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _graph_sentence(metrics: Mapping[str, Any]) -> str:
+    mae = ", ".join(
+        f"{1000 * metrics[f'{part}_mae']:.2f} ({what})"
+        for part, what in (("train", "training"), ("validation", "validation"), ("test", "test"))
+    )
+    return (
+        f"A crystal-graph network of {metrics['n_parameters']} parameters, trained on {metrics['n_structures']} "
+        f"structures: mean absolute error {mae} meV/atom. The epoch, {metrics['best_epoch']} of {metrics['epochs']}, "
+        "was chosen by the validation part; the test part was looked at once, at the end."
+    )
+
+
 def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame, predictions: pd.DataFrame) -> Section:
     """Return the section on one cluster expansion and its ground states."""
     section = Section(f"Cluster expansion '{name}'")
     if metrics["method"] == "published":
         section.sentences.append(f"{metrics['n_parameters']} clusters, imported as published.")
+    elif metrics["method"] == "crystal_graph":
+        section.title = f"Crystal-graph network '{name}'"
+        section.sentences.append(_graph_sentence(metrics))
     else:
         section.sentences.append(_fit_sentence(metrics))
     section.warnings.extend(_undecided(hull, predictions))
@@ -135,6 +150,18 @@ def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame
     ]
     section.tables.append(
         Table("Ground states of the expansion", ["structure", "space group", "x", "formation energy (meV/atom)"], rows)
+    )
+    return section
+
+
+def describe_model(name: str, content: Mapping[str, Any]) -> Section:
+    """Return the section on a Hamiltonian given by its parameters, from the content of its model file."""
+    section = Section(f"Model '{name}'")
+    given = ", ".join(f"{key} = {value}" for key, value in content["parameters"].items())
+    unit = content["energy_unit"]
+    section.sentences.append(
+        f"The model '{content['kind']}' with {given}"
+        + ("." if unit == "eV" else f"; energies in {unit}, temperatures in {unit}/k_B.")
     )
     return section
 

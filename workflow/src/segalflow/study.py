@@ -12,8 +12,9 @@ from typing import Any
 
 from segalflow.cells import build_cell, choose_grid
 from segalflow.dft.engines import check_engine
+from segalflow.energy.kinds import KINDS, Kind, check_kind, check_methods, kind_of
 from segalflow.errors import SegalflowError, SettingsError, suggest
-from segalflow.lattice import lattice_from_settings
+from segalflow.lattice import Supercell, lattice_from_settings, square_sides, supercell_matrix
 from segalflow.settings import check_settings, merged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
@@ -24,6 +25,16 @@ def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str,
     """Return a block of the config with the overrides of one cell put in (an axis of a grid is replaced whole)."""
     override = config["cells"][cell].get(block, {})
     return {**config[block], **override} if block == "grid" else merged(config[block], override)
+
+
+def kinds_of(config: Mapping[str, Any]) -> dict[str, Kind]:
+    """Return the kind of every Hamiltonian of the config, by its name."""
+    return {name: KINDS[kind_of(expansion)] for name, expansion in config["expansions"].items()}
+
+
+def energy_unit(config: Mapping[str, Any], cell: str) -> str:
+    """Return the energy unit of a cell's Hamiltonian, ``"eV"`` or ``"J"``."""
+    return kinds_of(config)[config["cells"][cell]["expansion"]].energy_unit
 
 
 def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,16 +58,15 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
         except SegalflowError as error:
             raise type(error)(f"calculations.{name}: {error}") from None
     for name, expansion in config["expansions"].items():
+        check_kind(name, expansion)
         if "calculation" in expansion:  # a published expansion needs none
             _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
     for name, cell in config["cells"].items():
         _check_reference("cells", name, "expansion", cell["expansion"], config["expansions"])
         description = build_cell(name, lattice, cell["repeat"])
-        if "exact" in cell["methods"] and description["n_sites"] > 30:
-            raise SettingsError(
-                f"cells.{name}.methods: 'exact' sums over all states and needs at most 30 sites, "
-                f"the cell has {description['n_sites']}"
-            )
+        kind = kind_of(config["expansions"][cell["expansion"]])
+        sides = square_sides(Supercell(lattice, supercell_matrix(cell["repeat"])))
+        check_methods(name, kind, cell["methods"], description["n_sites"], sides)
         # Overrides are checked as the whole blocks they make.
         whole = {block: cell_settings(config, name, block) for block in CELL_OVERRIDES}
         try:
@@ -65,6 +75,11 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
             raise SettingsError(f"cells.{name} (overrides): {error}") from None
         _check_start(config, name, whole["segal"]["start_from"])
         grid = whole["grid"]
+        if not KINDS[kind].fitted and isinstance(grid["delta_mu"], Mapping) and "start" not in grid["delta_mu"]:
+            raise SettingsError(
+                f"cells.{name}.grid.delta_mu: the model '{kind}' has no convex hull to choose a window from; "
+                "give start, stop, number or a list"
+            )
         choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
     return json.loads(json.dumps(config, sort_keys=True))
 

@@ -104,7 +104,7 @@ def group_monomials(n_rows: int, n_owners: int, monomials: Iterable[Monomials], 
     )
 
 
-def _kinds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_coefficients(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct coefficients and, for each value, the number of its own.
 
     Sums of equal ECIs in another order differ in the last bits: 11 significant digits decide equality.
@@ -126,7 +126,7 @@ def site_groups(model: SpinPolynomial, pack: int) -> GroupTable:
         for members, values in zip(model.members, model.coefficients, strict=True):
             if not len(values):
                 continue
-            coefficients, kind = _kinds(values)
+            coefficients, kind = distinct_coefficients(values)
             for low in range(0, model.n_sites, SITES_AT_ONCE):
                 chosen = (members >= low) & (members < low + SITES_AT_ONCE)
                 rows, columns = np.nonzero(chosen)
@@ -143,7 +143,7 @@ def energy_groups(model: SpinPolynomial, pack: int) -> GroupTable:
 
     def monomials() -> Iterator[Monomials]:
         for members, values in zip(model.members, model.coefficients, strict=True):
-            coefficients, kind = _kinds(values)
+            coefficients, kind = distinct_coefficients(values)
             yield Monomials(np.zeros(len(values), dtype=np.int64), members, kind, coefficients)
 
     return group_monomials(model.n_sites, 1, monomials(), pack)

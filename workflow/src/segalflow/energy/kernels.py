@@ -266,24 +266,28 @@ def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover
 
 
 @numba.njit(cache=True)
+def counted_energies(words, bits, groups, constant, counts, count_bytes, total):  # pragma: no cover - compiled
+    """Write exact total energies (lanes,) of one block: integer counts of every group times float64 factors."""
+    sliced = bits.shape[1] > 0
+    total[:] = constant
+    for g in range(groups.n_others.shape[0]):
+        position, n_others, n_packs = groups.position[g], groups.n_others[g], groups.n_packs[g]
+        if sliced:
+            count_products(bits, groups.index, position, n_others, n_packs, counts)
+        else:
+            _count_group(words, total.shape[0], groups.index, position, n_others, n_packs, counts)
+        value = groups.factor[g]
+        for lane in range(total.shape[0]):
+            total[lane] += value * np.float64(count_bytes[lane])
+
+
+@numba.njit(cache=True)
 def block_energies(rows, groups, constant, energies):  # pragma: no cover - compiled
-    """Write exact total energies (blocks, lanes): integer counts of every group times float64 factors."""
-    lanes = energies.shape[1]
-    sliced = rows.bits.shape[2] > 0
-    counts = np.zeros(lanes // 8, np.uint64)
+    """Write exact total energies (blocks, lanes)."""
+    counts = np.zeros(energies.shape[1] // 8, np.uint64)
     count_bytes = counts.view(np.uint8)
     for block in range(energies.shape[0]):
-        words, bits, total = rows.words[block], rows.bits[block], energies[block]
-        total[:] = constant
-        for g in range(groups.n_others.shape[0]):
-            position, n_others, n_packs = groups.position[g], groups.n_others[g], groups.n_packs[g]
-            if sliced:
-                count_products(bits, groups.index, position, n_others, n_packs, counts)
-            else:
-                _count_group(words, lanes, groups.index, position, n_others, n_packs, counts)
-            value = groups.factor[g]
-            for lane in range(lanes):
-                total[lane] += value * np.float64(count_bytes[lane])
+        counted_energies(rows.words[block], rows.bits[block], groups, constant, counts, count_bytes, energies[block])
 
 
 @numba.njit(cache=True)

@@ -33,7 +33,7 @@ def _pays_to_slice(model: SpinPolynomial, n_chains: int) -> bool:
     return model.max_order <= bitslice.MAX_OTHERS and idle <= MAX_IDLE * n_chains
 
 
-def _with_factor(table: GroupTable, factor: np.ndarray, base: np.ndarray) -> kernels.Groups:
+def with_factor(table: GroupTable, factor: np.ndarray, base: np.ndarray) -> kernels.Groups:
     """Groups as the kernels take them: factors and site constants in the precision they are used in."""
     return kernels.Groups(
         table.start, table.n_others, table.n_packs, table.position, factor, base.astype(factor.dtype), table.index
@@ -49,6 +49,12 @@ def seed_states(seed: int, n_generators: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     return np.ascontiguousarray(z.reshape(n_generators, 4).T)
+
+
+def energy_counting(model: SpinPolynomial, pack: int) -> kernels.Groups:
+    """Return the groups of all monomials with their factors, for exact total energies by counting."""
+    totals = energy_groups(model, pack)
+    return with_factor(totals, -2.0 * totals.coefficient, totals.base)
 
 
 class LockstepChains:
@@ -87,9 +93,9 @@ class LockstepChains:
         self._blocks = -(-self.n_chains // most)
         self._lanes = unit * -(-self.n_chains // (unit * self._blocks))
         pack = bitslice.PACK if self._sliced else kernels.PACK
-        sites, totals = site_groups(model, pack), energy_groups(model, pack)
-        self._sites = _with_factor(sites, (-4.0 * sites.coefficient).astype(np.float32), np.float32(2.0) * sites.base)
-        self._totals = _with_factor(totals, -2.0 * totals.coefficient, totals.base)
+        sites = site_groups(model, pack)
+        self._sites = with_factor(sites, (-4.0 * sites.coefficient).astype(np.float32), np.float32(2.0) * sites.base)
+        self._totals = energy_counting(model, pack)
         words = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 8), dtype=np.uint64)
         bits = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 64 if self._sliced else 0), dtype=np.uint64)
         self._rows = kernels.Rows(words, words.view(np.uint8), bits)

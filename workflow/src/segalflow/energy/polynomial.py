@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from segalflow.energy.base import EnergyModel
 from segalflow.errors import ExpansionError
 from segalflow.expansion.hamiltonian import ClusterExpansion
 from segalflow.lattice import Supercell
 from segalflow.units import BOLTZMANN_EV_PER_K
 
 _LOG = logging.getLogger(__name__)
+
+FINGERPRINT_DECORATIONS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +160,18 @@ def _local_fields(spins, start, coefficient, n_others, others, fields):  # pragm
             fields[b, i] = accumulated
 
 
-def model_fingerprint(model: SpinPolynomial) -> str:
-    """Return a hash of a polynomial's terms: equal for the same Hamiltonian on the same cell only."""
+def model_fingerprint(model: EnergyModel) -> str:
+    """Return a hash that is equal for the same Hamiltonian on the same cell only.
+
+    Of a polynomial's terms; of what a model says of itself (``fingerprint``); else of the energies of a few random
+    decorations.
+    """
+    if not isinstance(model, SpinPolynomial):
+        if hasattr(model, "fingerprint"):
+            return model.fingerprint
+        drawn = np.random.default_rng(0).random((FINGERPRINT_DECORATIONS, model.n_sites))
+        energies = model.energy((drawn * model.n_species).astype(np.int64))
+        return hashlib.sha256(f"{model.n_sites} {np.asarray(energies, float).tolist()}".encode()).hexdigest()
     digest = hashlib.sha256(f"{model.n_sites} {model.constant:.12e}".encode())
     for members, values in zip(model.members, model.coefficients, strict=True):
         digest.update(np.ascontiguousarray(members, dtype=np.int32).tobytes())

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from segalflow.energy.lockstep import LockstepChains, exchange_grid
-from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.batch_chains import Chains, make_chains
+from segalflow.energy.lockstep import exchange_grid
 from segalflow.progress import bar
 
 EXCHANGE_EVERY = 5
@@ -19,7 +20,7 @@ EXCHANGE_EVERY = 5
 
 
 def equilibrium_pool(
-    model: SpinPolynomial,
+    model: EnergyModel,
     temperature: np.ndarray,
     delta_mu: np.ndarray,
     *,
@@ -51,7 +52,7 @@ def equilibrium_pool(
     t, m, _ = np.indices(shape).reshape(3, -1)
     chain_seed, draw_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2, np.uint64))
     rng = np.random.default_rng(draw_seed)
-    chains = LockstepChains(model, temperature[t], delta_mu[m], chain_seed)
+    chains = make_chains(model, temperature[t], delta_mu[m], chain_seed)
     chains.set_spins(2 * rng.integers(0, 2, (chains.n_chains, model.n_sites), dtype=np.int8) - 1)
     taken = max(1, n_samples // 2)
     with bar(3 * sweeps, "equilibrium pool", "sweep") as shown:
@@ -73,7 +74,7 @@ def equilibrium_pool(
     return kept.reshape(*shape[:2], -1, model.n_sites), chains.energy_evaluations
 
 
-def _run(chains: LockstepChains, shape: tuple[int, int, int], sweeps: int, rng: np.random.Generator) -> Iterator[int]:
+def _run(chains: Chains, shape: tuple[int, int, int], sweeps: int, rng: np.random.Generator) -> Iterator[int]:
     """Sweep with exchanges in T and delta_mu, alternating pairs; yields the sweeps done since the last exchange."""
     moves = [(axis, parity) for parity in (0, 1) for axis in (0, 1) if shape[axis] > 1]
     for number, start in enumerate(range(0, sweeps, EXCHANGE_EVERY)):
@@ -92,7 +93,7 @@ class _Lowest:
         self.value = np.full(len(delta_mu), np.inf)
         self.spins = np.ones((len(delta_mu), n_sites), dtype=np.int8)
 
-    def update(self, chains: LockstepChains) -> None:
+    def update(self, chains: Chains) -> None:
         grand = chains.energies()[:, None] - self.delta_mu * chains.n_plus()[:, None]
         best = grand.argmin(axis=0)
         value = grand[best, np.arange(len(best))]

@@ -24,6 +24,7 @@ from segalflow.plotting.style import (
     label_of,
     marker_of,
     new_figure,
+    unit_label,
 )
 
 VARIABLE_LABELS = {
@@ -41,8 +42,11 @@ def _species(tables: Mapping[str, xr.Dataset]) -> tuple[str, str]:
 
 
 def _units(table: xr.Dataset) -> tuple[str, str]:
-    """Temperature and energy units of a table."""
-    return str(table["temperature"].attrs.get("units", "K")), str(table["delta_mu"].attrs.get("units", "eV"))
+    """Temperature and energy units of a table, typeset."""
+    temperature, energy = (
+        table[name].attrs.get("units", unit) for name, unit in (("temperature", "K"), ("delta_mu", "eV"))
+    )
+    return unit_label(str(temperature)), unit_label(str(energy))
 
 
 def _spread(values: np.ndarray, n: int) -> np.ndarray:

@@ -119,8 +119,11 @@ def plot_parity(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> tuple[
     axes.plot(ends, ends, "-", color=GREY, lw=0.7)
     # A published expansion has no cross-validation, and no errors where no data were given.
     if metrics.get("cv") is not None:
-        label = f"{metrics.get('cv_kind', '')} cross-validation: {MEV * metrics['cv']:.2f} meV/atom"
-        axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label)
+        kind = metrics.get("cv_kind", "")
+        # A held-out test is part of the predictions: its marks lie upon theirs.
+        held_out = kind.startswith("held-out")
+        label = f"{kind if held_out else kind + ' cross-validation'}: {MEV * metrics['cv']:.2f} meV/atom"
+        axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label, zorder=3 if held_out else 2)
     label = f"fit: {MEV * metrics['rmse']:.2f} meV/atom" if metrics["rmse"] is not None else "no data to compare with"
     axes.plot(data, model, "o", ms=2.4, color=BLUE, label=label)
     axes.set_xlim(ends)

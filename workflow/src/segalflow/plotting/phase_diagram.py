@@ -23,6 +23,7 @@ from segalflow.plotting.style import (
     formula_label,
     label_of,
     new_figure,
+    unit_label,
 )
 
 CRITERION_LOOKS = {
@@ -203,7 +204,7 @@ def plot_phase_diagram(
     axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.03 * span <= tick <= high + 0.03 * span])
     axes.set_xlabel(composition_label(species))
     unit = str(next(iter(tables.values()))["temperature"].attrs.get("units", "K")) if tables else "K"
-    axes.set_ylabel(f"temperature ({unit})")
+    axes.set_ylabel(f"temperature ({unit_label(unit)})")
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
     methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
@@ -306,8 +307,8 @@ def plot_phase_diagram_delta_mu(
         if len(top):
             _error_bars(axes, top, top["delta_mu"].to_numpy(float), None, colour, "*")
             axes.plot(top["delta_mu"], top["temperature"], "*", ms=7, mfc="white", mec=colour, mew=0.8, zorder=5)
-    axes.set_xlabel(delta_mu_label(species, unit_e))
-    axes.set_ylabel(f"temperature ({unit_t})")
+    axes.set_xlabel(delta_mu_label(species, unit_label(unit_e)))
+    axes.set_ylabel(f"temperature ({unit_label(unit_t)})")
     methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
     _legend(figure, boundaries, methods, any_bad, False)
     return figure, _plotted(boundaries, points, pd.DataFrame())

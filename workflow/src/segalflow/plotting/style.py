@@ -173,6 +173,11 @@ def delta_mu_label(species: Sequence[str], unit: str = "eV") -> str:
     return rf"$\mu_\mathrm{{{species[1]}}} - \mu_\mathrm{{{species[0]}}}$ ({unit})"
 
 
+def unit_label(unit: str) -> str:
+    """Return a unit as it is typeset: ``J`` and ``k_B`` of model systems are symbols, not words."""
+    return {"J": "$J$", "J/k_B": r"$J/k_\mathrm{B}$"}.get(unit, unit)
+
+
 def formula_label(name: str) -> str:
     """Return a formula, with its Strukturbericht or space-group symbol, with subscripts; other text is left alone."""
     formula, *symbol = name.split(" ", 1)

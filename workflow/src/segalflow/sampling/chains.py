@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from segalflow.artefacts import read_state, write_state
-from segalflow.energy.lockstep import LockstepChains
+from segalflow.energy.batch_chains import Chains
 from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
@@ -46,7 +46,7 @@ class ChainRun:
 
     def __init__(
         self,
-        chains: LockstepChains,
+        chains: Chains,
         move: Move,
         exchange: Exchange | None,
         rng: np.random.Generator,

@@ -10,11 +10,14 @@ import numpy as np
 import xarray as xr
 
 from segalflow.energy.base import EnergyModel
+from segalflow.energy.composition import CompositionPolynomial
 from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.toys import SquareIsing
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
 from segalflow.sampling.composition import observables_by_composition
+from segalflow.sampling.transfer_matrix import MAX_COLUMNS, ising_by_composition
 
 MAX_SITES_POLYNOMIAL = 30
 MAX_SITES_GENERAL = 20
@@ -168,7 +171,30 @@ def _collect(model: EnergyModel, beta: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return log_weight, mean, variance
 
 
+def _has_transfer_matrix(model: EnergyModel) -> bool:
+    return isinstance(model, SquareIsing) and min(model.sides) <= MAX_COLUMNS and model.coupling > 0
+
+
+def _sum_with_table(model: CompositionPolynomial, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sums of the polynomial part, moved by what each composition costs."""
+    log_weight, mean, variance = _sums(model.polynomial, beta)
+    return log_weight - beta[:, None] * model.by_composition, mean + model.by_composition, variance
+
+
+def _sums(model: EnergyModel, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return log weights, mean and variance of U by composition, the fastest way the model allows."""
+    if isinstance(model, CompositionPolynomial):
+        return _sum_with_table(model, beta)
+    if _has_transfer_matrix(model):
+        return ising_by_composition(*model.sides, beta, model.coupling)
+    return _sum_states(model, beta) if isinstance(model, SpinPolynomial) else _collect(model, beta)
+
+
 def _check_size(model: EnergyModel) -> None:
+    if isinstance(model, CompositionPolynomial):
+        model = model.polynomial
+    if _has_transfer_matrix(model):
+        return
     limit = MAX_SITES_POLYNOMIAL if isinstance(model, SpinPolynomial) else MAX_SITES_GENERAL
     if np.any(np.asarray(model.n_species) != 2):
         raise SamplingError("exact enumeration: expected two species on every site")
@@ -189,7 +215,8 @@ def enumerate_exactly(
     """Return the exact ensemble table (method ``exact``) from the sum over all 2^n_sites decorations.
 
     Args:
-        model: energies; those of a `SpinPolynomial` come from fast Walsh-Hadamard transforms.
+        model: energies; those of a `SpinPolynomial` come from fast Walsh-Hadamard transforms, the square Ising model
+            (also with an energy by composition) is summed by its transfer matrix.
         species: the two species; index 0 is the reference of delta_mu.
         temperature: increasing, K (or J/k_B), shape (n_temperatures,).
         delta_mu: increasing, eV (or J), shape (n_delta_mu,).
@@ -201,8 +228,7 @@ def enumerate_exactly(
     _check_size(model)
     temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
     beta = 1.0 / (model.boltzmann * temperature)
-    sums = _sum_states if isinstance(model, SpinPolynomial) else _collect
-    values = observables_by_composition(*sums(model, beta), beta, delta_mu)
+    values = observables_by_composition(*_sums(model, beta), beta, delta_mu)
     shape = values["log_z"].shape
     stderr = {f"{name}_stderr": np.zeros_like(value) for name, value in values.items()}
     return ensemble_table(
@@ -228,6 +254,9 @@ def lowest_states(model: SpinPolynomial, tolerance: float = 1e-9) -> tuple[np.nd
     Raises:
         SamplingError: if the cell is too large.
     """
-    _check_size(model)
+    if model.n_sites > MAX_SITES_POLYNOMIAL:
+        raise SamplingError(
+            f"lowest states: the cell has {model.n_sites} sites, at most {MAX_SITES_POLYNOMIAL} can be enumerated"
+        )
     floor, degeneracy, _ = _floors(model, tolerance)
     return floor, degeneracy

@@ -39,6 +39,7 @@ from segalflow.sampling.weights import (
     weighted_mean,
     weighted_variance,
 )
+from segalflow.segal.derivatives import network_responses
 from segalflow.segal.sampler import TrainedSampler
 
 
@@ -62,6 +63,7 @@ def sample_importance(
     repair_walkers: int = 32,
     repair_rounds: int = 200,
     repair_sweeps: int = 2,
+    network_derivatives: int = 0,
     keep_samples: int = 1000,
     collect: Callable[[xr.Dataset], None] | None = None,
     attributes: Mapping[str, Any] | None = None,
@@ -89,6 +91,7 @@ def sample_importance(
         repair: a key of `segalflow.sampling.repairs.REPAIRS`, or ``none``.
         repair_below: conditions with a lower NESS (of either side) after all that, or not reliable, are repaired.
         repair_walkers, repair_rounds, repair_sweeps: budget of the repair at each condition.
+        network_derivatives: draws of each condition for the network's own responses (`segalflow.segal.derivatives`).
         keep_samples: samples of each condition that `collect` gets; where more were drawn, heavy ones are kept first
             and means stay unbiased (`segalflow.samples.thin_samples`).
         collect: called once with the samples artefact (`segalflow.samples`); None keeps no decorations.
@@ -131,6 +134,10 @@ def sample_importance(
                     spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
                     row[name][weak] = values + spent_before
                 drawn = {**drawn, **{int(m): redrawn[k] for k, m in enumerate(weak)}}
+            if network_derivatives:
+                row |= network_responses(
+                    sampler, temperature[t], delta_mu, network_derivatives, int(rng.integers(2**63))
+                )
             if mend is not None:
                 lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
                 weak = np.flatnonzero((lower < repair_below) | (row["reliable"] == 0))
@@ -158,6 +165,7 @@ def sample_importance(
         "pool_samples": pool_samples,
         "symmetrise_below": symmetrise_below,
         "symmetries": symmetries,
+        "network_derivatives": network_derivatives,
         "repair": repair,
         "repair_below": repair_below,
         **{f"repair_{name}": value for name, value in budget.items() if name != "ess_floor"},
@@ -204,7 +212,7 @@ def _p_side(
     """
     n_mu, n, n_sites = pool.shape
     spins, mu = pool.reshape(-1, n_sites), np.repeat(delta_mu, n)
-    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy_of_spins(spins), n_draws, {})
+    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy((spins > 0).astype(np.int8)), n_draws, {})
     return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 

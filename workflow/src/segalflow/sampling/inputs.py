@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from segalflow.cells import read_cell, read_grid
-from segalflow.energy.polynomial import SpinPolynomial, place_expansion
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.registry import read_model_file
 from segalflow.ensemble import source_attributes
-from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.lattice import Supercell
 
 
@@ -22,39 +22,39 @@ class SamplingInputs:
 
     Attributes:
         cell: the cell.
-        model: the expansion's energy on it.
+        model: the Hamiltonian's energy on it, of any kind.
         species: the two species; index 0 is the reference of delta_mu.
-        temperature: K, shape (n_temperatures,).
-        delta_mu: eV, shape (n_delta_mu,).
+        temperature: K (or J/k_B), shape (n_temperatures,).
+        delta_mu: eV (or J), shape (n_delta_mu,).
         attributes: what the ensemble table says about its source.
     """
 
     cell: Supercell
-    model: SpinPolynomial
+    model: EnergyModel
     species: tuple[str, ...]
     temperature: np.ndarray
     delta_mu: np.ndarray
     attributes: Mapping[str, Any]
 
     @property
-    def system(self) -> tuple[SpinPolynomial, tuple[str, ...], np.ndarray, np.ndarray]:
+    def system(self) -> tuple[EnergyModel, tuple[str, ...], np.ndarray, np.ndarray]:
         """The leading arguments of every ``sample_...`` function."""
         return self.model, self.species, self.temperature, self.delta_mu
 
 
-def read_inputs(expansion: str | Path, cell: str | Path, grid: str | Path, name: str) -> SamplingInputs:
+def read_inputs(model: str | Path, cell: str | Path, grid: str | Path, name: str) -> SamplingInputs:
     """Read model file, cell and grid of the cell called `name`.
 
     Raises:
         ArtefactError: if a file is missing, damaged or of another schema.
-        ExpansionError: if the expansion does not belong to the cell's lattice.
+        ExpansionError: if the Hamiltonian does not belong to the cell's lattice.
     """
-    placed, conditions, fitted = read_cell(cell), read_grid(grid), read_expansion(expansion)
+    placed, conditions, found = read_cell(cell), read_grid(grid), read_model_file(model)
     return SamplingInputs(
         placed,
-        place_expansion(fitted, placed),
+        found.place(placed),
         placed.lattice.species[0],
         conditions.temperature,
         conditions.delta_mu,
-        source_attributes(name, fitted.reference, expansion),
+        source_attributes(name, found.reference, model),
     )

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from segalflow.energy.lockstep import LockstepChains, exchange_grid
-from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.batch_chains import make_chains
+from segalflow.energy.lockstep import exchange_grid
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.samples import sample_set
@@ -52,7 +53,7 @@ def _check_grid(temperature: np.ndarray, delta_mu: np.ndarray) -> None:
 
 
 def sample_metropolis(
-    model: SpinPolynomial,
+    model: EnergyModel,
     species: Sequence[str],
     temperature: np.ndarray,
     delta_mu: np.ndarray,
@@ -182,7 +183,7 @@ def _kept_samples(run: ChainRun, n_rungs: int, energy: np.ndarray, n_plus: np.nd
 
 
 def _chain_run(
-    model: SpinPolynomial,
+    model: EnergyModel,
     beta: np.ndarray,
     delta_mu: np.ndarray,
     shape: tuple[int, int, int],
@@ -198,7 +199,7 @@ def _chain_run(
     rungs, columns, _ = np.indices(shape).reshape(3, -1)
     with np.errstate(divide="ignore"):
         kelvin = 1.0 / (model.boltzmann * beta)
-    chains = LockstepChains(model, kelvin[rungs], delta_mu[columns], seed, rule)
+    chains = make_chains(model, kelvin[rungs], delta_mu[columns], seed, rule)
     starts = np.where(np.arange(chains.n_chains) % 2 == 0, -1, 1)  # the last axis of `shape` alternates
     chains.set_spins(np.repeat(starts[:, None], model.n_sites, axis=1))
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from segalflow.energy.lockstep import LockstepChains
+from segalflow.energy.batch_chains import make_chains
 from segalflow.errors import SamplingError, suggest
 from segalflow.samples import unpack_spins
 from segalflow.sampling.proposal import MixtureProposal
@@ -84,7 +84,7 @@ def independence_metropolis(
     """
     model, n_mu = mixture.sampler.model, len(delta_mu)
     mu = np.repeat(delta_mu, walkers)
-    chains = LockstepChains(model, np.full(len(mu), mixture.own), mu, int(rng.integers(2**63)))
+    chains = make_chains(model, np.full(len(mu), mixture.own), mu, int(rng.integers(2**63)))
     if pool is None:
         start = unpack_spins(mixture.draw(delta_mu, walkers, rng)[3], model.n_sites)
     else:
@@ -156,7 +156,7 @@ def annealed_importance(
     spins = unpack_spins(np.take_along_axis(packed, order[..., None], axis=1), model.n_sites)
     mu = np.repeat(delta_mu, n)
     temperature = 1.0 / np.linspace(1.0 / start, 1.0 / mixture.own, rounds + 1)
-    chains = LockstepChains(model, np.full(len(mu), start), mu, int(rng.integers(2**63)))
+    chains = make_chains(model, np.full(len(mu), start), mu, int(rng.integers(2**63)))
     chains.set_spins(spins.reshape(-1, model.n_sites))
     log_z = np.zeros((n_mu, walkers))
     for hot, cold in pairwise(temperature):

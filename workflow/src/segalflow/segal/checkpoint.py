@@ -9,7 +9,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from segalflow.artefacts import atomic_path, read_json, read_table, write_json, write_table
-from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import ArtefactError, TrainingError
 from segalflow.lattice import Supercell
 from segalflow.provenance import package_versions
@@ -56,7 +57,7 @@ def write_sampler(
 
 
 def read_sampler(
-    model_path: str | Path, weights_path: str | Path, model: SpinPolynomial, cell: Supercell
+    model_path: str | Path, weights_path: str | Path, model: EnergyModel, cell: Supercell
 ) -> TrainedSampler:
     """Read a trained sampler for a Hamiltonian on a cell.
 

@@ -2,115 +2,155 @@
 
 Sites are placed in the cell's order. For site i, ``h_i^(k)`` sums the monomials that hold i and exactly k sites not yet
 placed, each with the product of its placed spins: ``h^(0)`` is exact (``E = constant + sum_i s_i h_i^(0)``), the others
-say how much of the energy is still open.
+say how much of the energy is still open. Terms of equal coefficient are counted, as the chains do it
+(`segalflow.energy.bitslice`): one bit a decoration.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 
+from segalflow.energy import bitslice, kernels
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.composition import CompositionPolynomial
+from segalflow.energy.groups import Monomials, distinct_coefficients, group_monomials
+from segalflow.energy.lockstep import energy_counting, with_factor
 from segalflow.energy.polynomial import SpinPolynomial
+
+LANES = bitslice.CHUNK
+"""Decorations of a block."""
 
 
 @dataclass(frozen=True, eq=False)
 class PastFields:
-    """Tables of the terms of ``h_i^(k)``, equal placed subsets merged.
+    """Terms of ``h_i^(k)`` in groups of equal coefficient, equal placed subsets merged.
 
     Attributes:
-        n_sites: number of sites.
+        model: the polynomial they belong to.
         n_classes: number of classes k = 0 .. n_classes - 1.
-        start: terms of (i, k) are ``start[i * n_classes + k]`` to the next entry.
-        coefficient: J of each term, in the model's energy unit.
-        n_placed: number of placed sites in each term.
-        placed: their numbers, padded with 0, shape (n_terms, max(n_classes - 1, 1)).
+        groups: for the counting kernels; owner number ``i * n_classes + k`` is (i, k).
     """
 
-    n_sites: int
+    model: SpinPolynomial
     n_classes: int
-    start: np.ndarray
-    coefficient: np.ndarray
-    n_placed: np.ndarray
-    placed: np.ndarray
+    groups: kernels.Groups
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites."""
+        return self.model.n_sites
+
+    @property
+    def sliced(self) -> bool:
+        """Whether bits are counted; bytes where a monomial is beyond the bit counters."""
+        return counts_bits(self.model)
+
+    @functools.cached_property
+    def totals(self) -> kernels.Groups:
+        """Groups of all monomials, for exact energies of complete decorations."""
+        return energy_counting(self.model, _pack(self.model))
+
+    def rows(self) -> kernels.Rows:
+        """Return empty rows of one block for the counting kernels."""
+        words = np.zeros((self.n_sites + 1, LANES // 8), dtype=np.uint64)
+        bits = np.zeros((self.n_sites + 1, LANES // 64 if self.sliced else 0), dtype=np.uint64)
+        return kernels.Rows(words, words.view(np.uint8), bits)
 
 
-def past_fields(model: SpinPolynomial) -> PastFields:
-    """Return the tables of a spin polynomial for placement in site order."""
+def counts_bits(model: SpinPolynomial) -> bool:
+    """Whether the bit counters have code for all products of a model."""
+    return model.max_order <= bitslice.MAX_OTHERS
+
+
+def _pack(model: SpinPolynomial) -> int:
+    return bitslice.PACK if counts_bits(model) else kernels.PACK
+
+
+def feature_polynomial(model: EnergyModel) -> SpinPolynomial:
+    """Return the part of a model that conditionals may see fields of: itself, its polynomial, or one without terms."""
+    if isinstance(model, SpinPolynomial):
+        return model
+    if isinstance(model, CompositionPolynomial):
+        return model.polynomial
+    return SpinPolynomial(model.n_sites, 0.0, (), (), model.boltzmann, model.energy_unit)
+
+
+def past_fields(model: EnergyModel) -> PastFields:
+    """Return the terms of a model's `feature_polynomial` for placement in site order."""
+    model = feature_polynomial(model)
     n_classes = max(model.max_order, 1)
-    table = model.site_table
-    start, coefficient, n_placed, placed = [0], [], [], []
-    for site in range(model.n_sites):
-        merged: list[dict[tuple[int, ...], float]] = [{} for _ in range(n_classes)]
-        for term in range(table.start[site], table.start[site + 1]):
-            others = table.others[term, : table.n_others[term]]
-            past = tuple(int(o) for o in others if o < site)
-            group = merged[len(others) - len(past)]
-            group[past] = group.get(past, 0.0) + float(table.coefficient[term])
-        for group in merged:
-            for past in sorted(group, key=lambda p: (len(p), p)):
-                coefficient.append(group[past])
-                n_placed.append(len(past))
-                placed.append(past + (0,) * (max(n_classes - 1, 1) - len(past)))
-            start.append(len(coefficient))
-    return PastFields(
-        model.n_sites,
-        n_classes,
-        np.array(start, dtype=np.int64),
-        np.array(coefficient, dtype=np.float64),
-        np.array(n_placed, dtype=np.int32),
-        np.array(placed, dtype=np.int32).reshape(len(coefficient), max(n_classes - 1, 1)),
-    )
+    table = group_monomials(model.n_sites, model.n_sites * n_classes, _past_monomials(model, n_classes), _pack(model))
+    factor = (-2.0 * table.coefficient).astype(np.float32)
+    return PastFields(model, n_classes, with_factor(table, factor, table.base))
 
 
-@numba.njit(cache=True, fastmath=True)
-def _all_fields(spins, n_classes, start, coefficient, n_placed, placed, out):  # pragma: no cover - compiled
-    lanes = 32
-    batch, n_sites = spins.shape
-    block = np.zeros((n_sites, lanes), dtype=np.float32)
-    total = np.zeros(lanes, dtype=np.float32)
-    for first in range(0, batch, lanes):
-        width = min(lanes, batch - first)
-        for i in range(n_sites):
-            for lane in range(width):
-                block[i, lane] = spins[first + lane, i]
-        for i in range(n_sites):
-            for k in range(n_classes):
-                total[:] = 0.0
-                for t in range(start[i * n_classes + k], start[i * n_classes + k + 1]):
-                    c = np.float32(coefficient[t])
-                    if n_placed[t] == 0:
-                        for lane in range(lanes):
-                            total[lane] += c
-                    elif n_placed[t] == 1:
-                        a = placed[t, 0]
-                        for lane in range(lanes):
-                            total[lane] += c * block[a, lane]
-                    elif n_placed[t] == 2:
-                        a, b = placed[t, 0], placed[t, 1]
-                        for lane in range(lanes):
-                            total[lane] += c * block[a, lane] * block[b, lane]
-                    elif n_placed[t] == 3:
-                        a, b, d = placed[t, 0], placed[t, 1], placed[t, 2]
-                        for lane in range(lanes):
-                            total[lane] += c * block[a, lane] * block[b, lane] * block[d, lane]
-                    else:
-                        for lane in range(lanes):
-                            product = c
-                            for m in range(n_placed[t]):
-                                product *= block[placed[t, m], lane]
-                            total[lane] += product
-                for lane in range(width):
-                    out[first + lane, i, k] = total[lane]
+def _past_monomials(model: SpinPolynomial, n_classes: int) -> Iterator[Monomials]:
+    """Yield the terms by number of placed sites, those with the same owner and placed sites added up."""
+    pieces: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for members, values in zip(model.members, model.coefficients, strict=True):
+        members = np.sort(np.asarray(members), axis=1)
+        order = members.shape[1]
+        for column in range(order):
+            # Members are sorted: those before the site itself are placed.
+            owner = members[:, column] * n_classes + (order - 1 - column)
+            pieces.setdefault(column, []).append((owner, members[:, :column], np.asarray(values, float)))
+    for n_placed in sorted(pieces):
+        owner, placed, values = (np.concatenate(part) for part in zip(*pieces[n_placed], strict=True))
+        key = np.column_stack([owner, placed])
+        order = np.lexsort(key.T[::-1])
+        key, values = key[order], values[order]
+        new = np.ones(len(key), dtype=bool)
+        new[1:] = (key[1:] != key[:-1]).any(axis=1)
+        merged = np.add.reduceat(values, np.flatnonzero(new)) if len(values) else values
+        kept = np.abs(merged) > 1e-13 * np.abs(values).max(initial=0.0)
+        key, merged = key[new][kept], merged[kept]
+        if len(merged):
+            coefficients, kind = distinct_coefficients(merged)
+            yield Monomials(key[:, 0], key[:, 1:], kind, coefficients)
+
+
+@numba.njit(cache=True)
+def _all_fields(rows, n_sites, n_classes, groups, counts, count_bytes, field, out):  # pragma: no cover - compiled
+    for i in range(n_sites):
+        for k in range(n_classes):
+            kernels.doubled_field(rows.words, rows.bits, i * n_classes + k, groups, counts, count_bytes, field)
+            for lane in range(out.shape[0]):
+                out[lane, i, k] = field[lane]
 
 
 def evaluate_past_fields(tables: PastFields, spins: np.ndarray) -> np.ndarray:
     """Return ``h_i^(k)``, float32 shape (batch, n_sites, n_classes), of +-1 spins, int8 shape (batch, n_sites)."""
-    spins = np.ascontiguousarray(spins, dtype=np.int8)
+    spins = np.asarray(spins)
     out = np.empty((*spins.shape, tables.n_classes), dtype=np.float32)
-    _all_fields(spins, tables.n_classes, tables.start, tables.coefficient, tables.n_placed, tables.placed, out)
+    rows = tables.rows()
+    counts, field = np.zeros(LANES // 8, dtype=np.uint64), np.zeros(LANES, dtype=np.float32)
+    for first in range(0, len(spins), LANES):
+        part = spins[first : first + LANES]
+        rows.row_bytes[:-1, : len(part)] = (part < 0).T
+        if tables.sliced:
+            bitslice.pack_rows(rows.words[None], rows.bits[None])
+        _all_fields(
+            rows, tables.n_sites, tables.n_classes, tables.groups, counts, counts.view(np.uint8), field,
+            out[first : first + LANES],
+        )  # fmt: skip
     return out
+
+
+def with_colder(temperature: np.ndarray, n: int) -> np.ndarray:
+    """Return increasing temperatures with `n` colder ones in front, half a step of the grid apart and above T_min / 2.
+
+    A network is weakest at the edge of what it is trained on: narrow ordered phases that are rare at the lowest
+    temperature of a sweep are common below it, and learnt there.
+    """
+    temperature = np.asarray(temperature, float)
+    step = (temperature[1] - temperature[0]) / 2 if len(temperature) > 1 else temperature[0] / 10
+    step = min(step, temperature[0] / (2 * (n + 1)))
+    return np.concatenate([temperature[0] - step * np.arange(n, 0, -1), temperature])
 
 
 @dataclass(frozen=True)
@@ -137,6 +177,19 @@ class ConditionRange:
         shift = np.asarray(delta_mu, float) - middle
         columns = [2 * beta / beta_max - 1, 2 * beta_min / beta - 1, 1.5 * shift / half, 0.1 * beta * shift]
         return np.stack(columns, axis=-1).astype(np.float32)
+
+    def encode_slopes(self, temperature: np.ndarray, delta_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the derivatives of `encode` by temperature and by delta_mu, float32 (batch, 4) each."""
+        temperature = np.asarray(temperature, float)
+        beta = 1.0 / (self.boltzmann * temperature)
+        beta_max = 1.0 / (self.boltzmann * self.temperature[0])
+        beta_min = 1.0 / (self.boltzmann * self.temperature[1])
+        half = max((self.delta_mu[1] - self.delta_mu[0]) / 2, 1e-12)
+        shift = np.asarray(delta_mu, float) - sum(self.delta_mu) / 2
+        slope, nothing = -beta / temperature, np.zeros_like(beta)
+        by_t = [2 * slope / beta_max, -2 * beta_min * slope / beta**2, nothing, 0.1 * slope * shift]
+        by_mu = [nothing, nothing, np.full_like(beta, 1.5 / half), 0.1 * beta]
+        return np.stack(by_t, axis=-1).astype(np.float32), np.stack(by_mu, axis=-1).astype(np.float32)
 
     def contains(self, temperature: np.ndarray, delta_mu: np.ndarray) -> np.ndarray:
         """Whether each condition lies in the trained domain (to rounding), shape (batch,)."""

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import torch
 
+from segalflow.segal.kernels import matrix_product
 from segalflow.segal.network import PhysicsNetwork
 
 LANES = 64
@@ -123,10 +124,7 @@ def _step(
                     gathered[m, h] = w1[displacement[first_seen + m], h]
                 for lane in range(LANES):
                     near[m, lane] = s[source, lane]
-            if n_seen > 0:
-                np.dot(gathered[:n_seen].T, near[:n_seen], p1)
-            else:
-                p1[:] = f32(0.0)
+            matrix_product(gathered[:n_seen], near[:n_seen], p1)
             for h in range(hidden):
                 for lane in range(LANES):
                     p1[h, lane] += b1[i, h]
@@ -140,7 +138,7 @@ def _step(
                     t = y * r
                     z1[h, lane] = half * y * (one + t)
                     k1[h, lane] = half * (one + t + t * r * r)
-            np.dot(w2_t, z1, p2)
+            matrix_product(w2, z1, p2)
             out[:] = bias[i]
             for h in range(hidden):
                 u = u_site[i, h]
@@ -200,7 +198,7 @@ def _step(
                 d_b2[i, h] += g_b
             np.dot(z1, e2.T, product)
             d_w2 += product
-            np.dot(w2, e2, back)
+            matrix_product(w2_t, e2, back)
             for h in range(hidden):
                 u = u_site[i, h]
                 g_b = f32(0.0)

@@ -8,7 +8,7 @@ register it in `NETWORKS`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class PhysicsNetwork(nn.Module):
     """
 
     kind = "physics"
+    uses_fields = True
 
     def __init__(self, cell: Supercell, n_classes: int, hidden: int = 32, window: float | None = None) -> None:
         super().__init__()
@@ -146,6 +147,7 @@ class MaskedNetwork(nn.Module):
     """
 
     kind = "made"
+    uses_fields = False
 
     def __init__(
         self, cell: Supercell, n_classes: int, layers: int = 3, width: int = 2, activation: str = "tanh"
@@ -171,13 +173,39 @@ class MaskedNetwork(nn.Module):
 
     def logits(self, spins: Tensor, fields: Tensor, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
         """Return all logits at once, (batch, n_sites); `fields` are not used (the paper's network sees spins only)."""
-        squeeze = torch.tanh if self.activation == "tanh" else torch.sigmoid
+        squeeze = self._squeeze
         z = spins
         for number, (weight, bias, extra) in enumerate(zip(self.weights, self.biases, self.conditions, strict=True)):
             z = z @ (weight * getattr(self, f"mask{number}")).T + bias + extra(condition)
             if number < len(self.weights) - 1:
                 z = squeeze(z)
         return z
+
+    @property
+    def _squeeze(self) -> Callable[[Tensor], Tensor]:
+        return torch.tanh if self.activation == "tanh" else torch.sigmoid
+
+    def draw(self, uniform: Tensor, condition: Tensor) -> Tensor:
+        """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape, in the time of one `logits`.
+
+        Group i of every layer needs earlier groups only, so it is computed once, when its turn comes.
+        """
+        n, last = self.n_sites, len(self.weights) - 1
+        layers = zip(self.weights, self.biases, self.conditions, strict=True)
+        extras = [bias + extra(condition) for _, bias, extra in layers]
+        spins = torch.zeros_like(uniform)
+        hidden = [uniform.new_zeros(len(uniform), len(weight)) for weight in self.weights[:-1]]
+        for i in range(n):
+            z, seen = spins, i
+            for number, weight in enumerate(self.weights):
+                width = len(weight) // n
+                own = slice(i * width, (i + 1) * width)
+                found = z[:, :seen] @ weight[own, :seen].T + extras[number][:, own]
+                if number < last:
+                    hidden[number][:, own] = self._squeeze(found)
+                    z, seen = hidden[number], (i + 1) * width
+            spins[:, i] = torch.where(uniform[:, i] < torch.sigmoid(found[:, 0]), 1.0, -1.0)
+        return spins
 
 
 NETWORKS = {"physics": PhysicsNetwork, "made": MaskedNetwork}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell
@@ -38,7 +39,7 @@ class TrainedSampler:
         history: training history (step, loss, ness, energy_evaluations, ...).
     """
 
-    model: SpinPolynomial
+    model: EnergyModel
     cell: Supercell
     network: torch.nn.Module
     fields: PastFields
@@ -94,6 +95,10 @@ class TrainedSampler:
         return log_p
 
 
+def _energies(model: EnergyModel, spins: np.ndarray) -> np.ndarray:
+    return np.asarray(model.energy((spins > 0).astype(np.int8)), dtype=float)
+
+
 def _runner(sampler: TrainedSampler):
     return _run_physics(sampler) if isinstance(sampler.network, PhysicsNetwork) else _run_any(sampler)
 
@@ -106,6 +111,8 @@ def _conditions(sampler: TrainedSampler, temperature: np.ndarray, delta_mu: np.n
 
 def _run_physics(sampler: TrainedSampler):
     network, fields = sampler.network, sampler.fields
+    # The kernel sums the energy of a polynomial on its way; any other is asked once the decorations are there.
+    summed = isinstance(sampler.model, SpinPolynomial)
 
     def run(draw, spins, temperature, delta_mu, states):
         with torch.no_grad():
@@ -117,10 +124,10 @@ def _run_physics(sampler: TrainedSampler):
             draw, spins, states, 1.0 / (sampler.model.boltzmann * temperature), delta_mu, row,
             np.ascontiguousarray(film), np.ascontiguousarray(site_bias), network.starts.numpy(), network.seen.numpy(),
             network.displacement.numpy(), fields.n_classes,
-            fields.start, fields.coefficient, fields.n_placed, fields.placed, sampler.model.constant,
+            fields.rows(), fields.groups, fields.totals, fields.model.constant + float(fields.totals.base[0]),
             w["w1"], w["v"], w["b1"], w["w2"], w["b2"], w["u_site"] + w["u"], w["c_site"], w["bias"], log_p, energy,
         )  # fmt: skip
-        return log_p, energy
+        return log_p, energy if summed or not draw else _energies(sampler.model, spins)
 
     return run
 
@@ -128,9 +135,11 @@ def _run_physics(sampler: TrainedSampler):
 def torch_logits(sampler: TrainedSampler, spins: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray):
     """Return all logits by the network itself, float tensor (batch, n_sites): the twin of the fast kernel."""
     beta = torch.from_numpy((1.0 / (sampler.model.boltzmann * temperature)).astype(np.float32))
+    used = sampler.network.uses_fields
+    fields = evaluate_past_fields(sampler.fields, spins) if used else np.empty((*spins.shape, 0), np.float32)
     return sampler.network.logits(
         torch.from_numpy(spins.astype(np.float32)),
-        torch.from_numpy(evaluate_past_fields(sampler.fields, spins)),
+        torch.from_numpy(fields),
         beta,
         torch.from_numpy(delta_mu.astype(np.float32)),
         torch.from_numpy(sampler.domain.encode(temperature, delta_mu)),
@@ -144,17 +153,21 @@ def log_prob_from_logits(logits: torch.Tensor, spins: np.ndarray) -> np.ndarray:
 
 
 def _run_any(sampler: TrainedSampler):
-    """Any network: one forward pass per site to draw, one to score."""
+    """Any network: drawn by itself where it can, else with one forward pass per site; one pass to score."""
 
     def run(draw, spins, temperature, delta_mu, states):
         with torch.no_grad():
-            if draw:
-                uniform = np.random.default_rng(states).random(spins.shape)
+            uniform = np.random.default_rng(states).random(spins.shape) if draw else None
+            if draw and hasattr(sampler.network, "draw"):
+                condition = torch.from_numpy(sampler.domain.encode(temperature, delta_mu))
+                spins[:] = sampler.network.draw(torch.from_numpy(uniform.astype(np.float32)), condition).numpy()
+            elif draw:
                 spins[:] = 1
                 for i in range(spins.shape[1]):
                     p = torch.sigmoid(torch_logits(sampler, spins, temperature, delta_mu)[:, i].double()).numpy()
                     spins[:, i] = np.where(uniform[:, i] < p, 1, -1)
             log_p = log_prob_from_logits(torch_logits(sampler, spins, temperature, delta_mu), spins)
-        return log_p, sampler.model.energy_of_spins(spins)
+        # A score needs no energy, and energies may be what costs.
+        return log_p, _energies(sampler.model, spins) if draw else np.full(len(spins), np.nan)
 
     return run

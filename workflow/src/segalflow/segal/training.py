@@ -1,49 +1,34 @@
-"""Training: maximum likelihood on a replica-exchange pool, or reverse KL; both in optimiser steps, both resumable.
+"""Training of a network on a grid of conditions, in optimiser steps, resumable to the same result.
 
-Maximum likelihood (the recommended recipe): one chain per condition of the grid, kept in equilibrium by heat-bath
-sweeps, exchanges between neighbouring conditions and, once the network has learnt something, independence
-Metropolis with the network's own draws, which carries chains across first-order lines. Each configuration is moved by a
-random symmetry of the cell and its sites carry the heat-bath probability as label (Rao-Blackwell): the same gradient on
-average, far less noise.
-
-Reverse KL (Damewood et al. 2022): ``E_q[ln q + (U - dmu N)/kT]`` by REINFORCE with a leave-one-out baseline, conditions
-drawn from the grid; needs no Monte Carlo and collapses more easily.
+What is made small is in `segalflow.segal.objectives`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import uniform_filter
-from scipy.special import expit
 
 from segalflow.artefacts import read_state, write_state
-from segalflow.energy.lockstep import LockstepChains, exchange_grid
-from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
-from segalflow.energy.replica_pool import equilibrium_pool
+from segalflow.energy.base import EnergyModel
+from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
 from segalflow.provenance import code_fingerprint, content_hash
-from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields
-from segalflow.segal.gradients import GRADIENTS, autograd_step
+from segalflow.segal.features import ConditionRange, past_fields, with_colder
 from segalflow.segal.network import build_network
-from segalflow.segal.sampler import TrainedSampler, torch_logits
+from segalflow.segal.objectives import OBJECTIVES
+from segalflow.segal.sampler import TrainedSampler
 from segalflow.segal.transfer import transfer_weights, weights_hash
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
-MAX_VISITS = 4.0
-# Decorations of each condition kept from the first pool, and the share of a round that they replace.
-KEPT, REPLAYED = 16, 0.2
-# Steps in (T, delta_mu) to the conditions whose draws are proposed to the pool, in turn.
-NEIGHBOURS = ((0, 0), (0, 1), (0, 0), (0, -1), (0, 0), (1, 0))
 
 
 class _Run:
@@ -63,6 +48,7 @@ class _Run:
         self.beta = 1.0 / (sampler.model.boltzmann * self.temperature)
         self.condition = torch.from_numpy(sampler.domain.encode(self.temperature, self.delta_mu))
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98))
+        self.shown = math.nan  # the last loss
         self.queue: list[np.ndarray] = []  # conditions still to be visited in this round
 
     def learning_rate(self) -> float:
@@ -76,8 +62,8 @@ class _Run:
     def seed(self) -> int:
         return int(self.rng.integers(2**63))
 
-    def descend(self, shown: float) -> None:
-        """One optimiser step with the gradients at hand, if they and the loss are finite."""
+    def descend(self, shown: float, column: str = "loss") -> None:
+        """One optimiser step with the gradients at hand, if they and the loss (noted in `column`) are finite."""
         if not math.isfinite(shown):
             raise FloatingPointError(f"the loss is {shown} at step {self.step}")
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0))
@@ -86,7 +72,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         self.optimiser.step()
-        self.history.append({"step": self.step, "loss": shown, "ness": np.nan, "energy_evaluations": self.evaluations})
+        self.shown = shown
+        row = {"step": self.step, "loss": np.nan, column: shown, "ness": np.nan}
+        self.history.append({**row, "energy_evaluations": self.evaluations})
         self.step += 1
 
     def measure_ness(self) -> float:
@@ -126,195 +114,8 @@ class _Run:
         self.optimiser.load_state_dict(full)
 
 
-class LikelihoodObjective:
-    """Maximum likelihood on the replica pool."""
-
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.chains = LockstepChains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
-        self.operations = run.sampler.cell.symmetry_permutations()
-        self.rounds = self.refreshes = 0
-        # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
-        self.divergence = np.ones(len(run.temperature))
-        self.spins = self.fields = self.kept = self.kept_fields = None
-
-    def prepare(self) -> None:
-        """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
-
-        A few decorations of each condition are kept for good (`REPLAYED`): a phase that is stable in a narrow range
-        only can die out in the few chains that hold it, and would then be forgotten.
-        """
-        run = self.run
-        t, m = run.sampler.grid
-        pool, spent = equilibrium_pool(
-            run.sampler.model, t, m, seed=run.seed(), sweeps=run.settings["pool_sweeps"], n_samples=KEPT
-        )
-        pool = pool.reshape(len(run.temperature), -1, run.sampler.n_sites)
-        self.kept = np.ascontiguousarray(pool.transpose(1, 0, 2))
-        self._measure_kept()
-        self.chains.set_spins(pool[np.arange(len(pool)), run.rng.integers(0, pool.shape[1], len(pool))])
-        run.evaluations += spent + self.kept.size
-
-    def _measure_kept(self) -> None:
-        self.kept_fields = np.empty(self.kept.shape, dtype=np.float32)
-        for number, spins in enumerate(self.kept):
-            self.chains.set_spins(spins)
-            self.kept_fields[number] = self.chains.local_fields()
-
-    def _exchange(self, number: int) -> None:
-        for axis in (0, 1):
-            if self.run.shape[axis] > 1:
-                exchange_grid(self.chains, self.run.shape, axis, (number // 2) % 2, self.run.rng)
-
-    def _refresh(self) -> None:
-        """Propose one draw of the network to every chain: independence Metropolis on w = p/q.
-
-        Draws come in turn from the chain's own condition and from its neighbours (any fixed choice is valid): where the
-        pool sits in the wrong phase, and has taught it to the network, the right one is what a neighbour proposes.
-        """
-        run, sampler = self.run, self.run.sampler
-        shift = NEIGHBOURS[self.refreshes % len(NEIGHBOURS)]
-        self.refreshes += 1
-        place = [np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(run.shape, shift, strict=True)]
-        source = np.add.outer(place[0] * run.shape[1], place[1]).ravel()
-        temperature, delta_mu = run.temperature[source], run.delta_mu[source]
-        old = self.chains.spins.copy()
-        new, log_q_new, energy_new = sampler.sample(temperature, delta_mu, run.seed())
-        log_q_old = sampler.log_prob(old, temperature, delta_mu)
-        energy_old = self.chains.energies()
-
-        def log_w(spins: np.ndarray, energy: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-            return -run.beta * (energy - run.delta_mu * (spins > 0).sum(1)) - log_q
-
-        gain = log_w(new, energy_new, log_q_new) - log_w(old, energy_old, log_q_old)
-        if shift == (0, 0):
-            # The mean of log w over p minus that over q is the symmetric divergence; both draws are at hand.
-            self.divergence = 0.8 * self.divergence - 0.2 * gain
-        accepted = np.log(run.rng.random(len(gain))) < gain
-        self.chains.set_spins(np.where(accepted[:, None], new, old))
-        run.evaluations += 2 * len(gain)
-
-    def _new_round(self) -> None:
-        run = self.run
-        self.chains.sweep(run.settings["sweeps_per_round"])
-        run.evaluations += run.settings["sweeps_per_round"] * self.chains.spins.size
-        if self.rounds % 2:
-            self._exchange(self.rounds)
-        if run.step > 0.15 * run.settings["steps"] and self.rounds % run.settings["refresh_every"] == 0:
-            self._refresh()
-        self.rounds += 1
-        spins, fields = self.chains.spins, self.chains.local_fields()
-        run.evaluations += spins.size
-        replayed = np.flatnonzero(run.rng.random(len(spins)) < REPLAYED)
-        which = run.rng.integers(0, len(self.kept), len(replayed))
-        spins[replayed], fields[replayed] = self.kept[which, replayed], self.kept_fields[which, replayed]
-        moved = self.operations[run.rng.integers(0, len(self.operations), len(spins))]
-        rows = np.arange(len(spins))[:, None]
-        self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
-        self.spins[rows, moved] = spins
-        self.fields[rows, moved] = fields
-        order = run.rng.permutation(self._visited())
-        run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
-
-    def _visited(self) -> np.ndarray:
-        """Conditions of a round: each about once, bad ones up to `MAX_VISITS` times as often."""
-        n = len(self.divergence)
-        if not self.run.settings["adaptive"]:
-            return np.arange(n)
-        smooth = uniform_filter(self.divergence.reshape(self.run.shape), size=3, mode="nearest").ravel()
-        weight = np.sqrt(np.clip(smooth, 0.02, None))
-        weight = np.clip(weight / weight.mean(), 1 / MAX_VISITS, MAX_VISITS)
-        # Systematic resampling: n draws of which each condition gets its share to within one.
-        edges = np.cumsum(weight / weight.sum()) * n
-        return np.minimum(np.searchsorted(edges, np.arange(n) + self.run.rng.random()), n - 1)
-
-    def step(self) -> None:
-        """One optimiser step on a part of the pool."""
-        run = self.run
-        if not run.queue:
-            self._new_round()
-        chosen = run.queue.pop()
-        spins, beta, mu = self.spins[chosen], run.beta[chosen], run.delta_mu[chosen]
-        # Heat-bath probability of species 1 given all other sites.
-        label = expit(beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32)
-        gradient = GRADIENTS.get(type(run.network), autograd_step)
-        loss = gradient(
-            run.network,
-            spins,
-            evaluate_past_fields(run.sampler.fields, spins),
-            label,
-            beta,
-            mu,
-            run.condition[torch.from_numpy(chosen)],
-        )
-        run.descend(loss)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """State of the pool."""
-        return {"divergence": self.divergence, "kept": self.kept} | {
-            f"pool.{k}": np.asarray(v) for k, v in self.chains.state().items()
-        }
-
-    def extra(self) -> dict[str, Any]:
-        """Counters of the pool."""
-        return {"rounds": self.rounds, "refreshes": self.refreshes}
-
-    def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-        """Put the pool back."""
-        self.kept = arrays["kept"]
-        self._measure_kept()
-        self.chains.restore({k.removeprefix("pool."): v for k, v in arrays.items() if k.startswith("pool.")})
-        self.rounds, self.refreshes = extra["rounds"], extra["refreshes"]
-        self.divergence = arrays["divergence"]
-
-
-class ReverseObjective:
-    """Reverse KL by REINFORCE, as in the paper, with a leave-one-out baseline per condition."""
-
-    draws = 16
-
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-
-    def prepare(self) -> None:
-        """Nothing to prepare: the network makes its own samples."""
-
-    def step(self) -> None:
-        """One optimiser step on draws at random conditions of the grid."""
-        run, model = self.run, self.run.sampler.model
-        n = max(1, run.settings["batch"] // self.draws)
-        chosen = np.repeat(run.rng.integers(0, len(run.temperature), n), self.draws)
-        temperature, mu = run.temperature[chosen], run.delta_mu[chosen]
-        spins, log_p, energy = run.sampler.sample(temperature, mu, run.seed())
-        run.evaluations += len(spins)
-        free = log_p + (energy - mu * (spins > 0).sum(1)) / (model.boltzmann * temperature)
-        grouped = free.reshape(n, self.draws)
-        advantage = (grouped - grouped.mean(1, keepdims=True)) * self.draws / (self.draws - 1)
-        # The scale of each condition is its own spread; single wild draws are held back.
-        advantage = np.clip(advantage / np.maximum(1.0, grouped.std(1, keepdims=True)), -4, 4).ravel()
-        logits = torch_logits(run.sampler, spins, temperature, mu)
-        signed = torch.nn.functional.logsigmoid(logits * torch.from_numpy(spins.astype(np.float32))).sum(1)
-        run.optimiser.zero_grad(set_to_none=True)
-        (signed * torch.from_numpy(advantage.astype(np.float32))).mean().backward()
-        run.descend(float(grouped.mean()))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """No state of its own."""
-        return {}
-
-    def extra(self) -> dict[str, Any]:
-        """No state of its own."""
-        return {}
-
-    def restore(self, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-        """No state of its own."""
-
-
-OBJECTIVES: dict[str, Callable[[_Run], Any]] = {"likelihood": LikelihoodObjective, "reverse_kl": ReverseObjective}
-
-
 def train(
-    model: SpinPolynomial,
+    model: EnergyModel,
     cell: Supercell,
     temperature: np.ndarray,
     delta_mu: np.ndarray,
@@ -334,8 +135,9 @@ def train(
         temperature, delta_mu: the grid, increasing, shape (n_temperatures,) and (n_delta_mu,).
         network: ``kind`` and ``sizes`` (`segalflow.segal.network.build_network`).
         training: ``objective``, ``steps`` (0 with a `start`: it serves as it is), ``batch``, ``learning_rate``,
-            ``pool_sweeps``, ``sweeps_per_round``, ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop
-            early), ``checkpoint_every`` (steps).
+            ``colder`` (temperatures below the grid to train on as well), ``pool_sweeps``, ``sweeps_per_round``,
+            ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps); for
+            reverse KL ``conditions``, for ``mixed`` also ``reverse_share``.
         seed: seed of everything random.
         work: folder for checkpoints; an interrupted run found there with the same inputs and code is continued to the
             same result, and its checkpoint removed at the end.
@@ -354,7 +156,7 @@ def train(
             f"{', '.join(OBJECTIVES)}{suggest(training['objective'], OBJECTIVES)}"
         )
     torch.set_num_threads(1)  # the sums' order, and so the bytes of the result, must not depend on the machine's cores
-    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    temperature, delta_mu = with_colder(temperature, training["colder"]), np.asarray(delta_mu, float)
     tables = past_fields(model)
     domain = ConditionRange(
         (float(temperature[0]), float(temperature[-1])), (float(delta_mu[0]), float(delta_mu[-1])), model.boltzmann
@@ -396,7 +198,7 @@ def train(
             if run.step % every == 0 or run.step == training["steps"]:
                 ness = run.measure_ness()
                 run.history[-1]["ness"] = ness
-                last = {"loss": f"{run.history[-1]['loss']:.3f}", "evaluations": f"{run.evaluations:.1e}"}
+                last = {"loss": f"{run.shown:.3f}", "evaluations": f"{run.evaluations:.1e}"}
                 shown.set_postfix(NESS=f"{ness:.3f}", **last, refresh=False)
                 if training["ness_target"] is not None and ness >= training["ness_target"]:
                     break
