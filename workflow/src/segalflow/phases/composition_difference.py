@@ -94,7 +94,8 @@ def find_composition_differences(table: xr.Dataset, *, settings: Mapping[str, An
         findings.points.append(_point(grid, last, rows[last][0], line, "gap_top", (low + high) / 2, low, high, options))
     if not findings.points:
         findings.notes.append(
-            f"No jump of x within {distance:g} eV between {options['x_low']:g} and {options['x_high']:g} in this window."
+            f"No jump of x within {distance:g} eV between {options['x_low']:g} and {options['x_high']:g} "
+            "in this window."
         )
     return findings
 

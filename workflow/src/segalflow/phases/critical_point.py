@@ -311,9 +311,7 @@ def _point(
         np.array([np.interp(at, locus.temperature, row) for row in v if np.isfinite(row).all()])
         for v in (locus.x, locus.delta_mu)
     )
-    x_error, mu_error = (
-        np.hypot(_spread(v[:, 1]), (v[0].max() - v[0].min()) / (2 * factor)) for v in (x, mu)
-    )
+    x_error, mu_error = (np.hypot(_spread(v[:, 1]), (v[0].max() - v[0].min()) / (2 * factor)) for v in (x, mu))
     middle = float(mu[0, 1])
     point = BoundaryPoint(
         CRITERION, str(free.attributes.get("method", "")), str(free.attributes.get("cell", "")), number, "gap_top",
