@@ -7,7 +7,7 @@ import pandas as pd
 from segalflow.artefacts import read_table
 from segalflow.ensemble import read_ensemble
 from segalflow.phases.boundaries import read_boundaries
-from segalflow.plotting.phase_diagram import plot_phase_diagram, plot_phase_diagram_delta_mu
+from segalflow.plotting.phase_diagram import MEASURED, plot_phase_diagram, plot_phase_diagram_delta_mu
 from segalflow.plotting.style import save_figure
 from segalflow.scripting import logged
 
@@ -21,7 +21,11 @@ with logged(snakemake.log[0]) as log:
         if snakemake.input.get("hull")
         else pd.DataFrame(columns=["source", "x", "name"])
     )
-    save_figure(*plot_phase_diagram(boundaries, tables, hull, species), Path(snakemake.output.diagram).with_suffix(""))
+    measured = read_table(snakemake.input.measured, MEASURED) if snakemake.input.get("measured") else None
+    save_figure(
+        *plot_phase_diagram(boundaries, tables, hull, species, measured),
+        Path(snakemake.output.diagram).with_suffix(""),
+    )
     save_figure(
         *plot_phase_diagram_delta_mu(boundaries, tables, species), Path(snakemake.output.delta_mu).with_suffix("")
     )

@@ -112,6 +112,17 @@ def test_plotted_data_is_what_the_tables_hold(tables, boundaries, hull):
     assert data["energy_evaluations"].iloc[0] == float(tables["snis"]["energy_evaluations"].sum())
 
 
+def test_measured_points_are_drawn_over_the_diagram(tables, boundaries, hull):
+    measured = pd.DataFrame(
+        {"temperature": [350.0, 400.0, 410.0], "x": [0.2, 0.3, 0.7], "source": ["A 1990", "A 1990", "B 2001"]}
+    )
+    figure, data = phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B"), measured)
+    drawn = data[data["series"] == "measured"]
+    assert drawn[["temperature", "x_left", "note"]].to_numpy().tolist() == measured.to_numpy().tolist()
+    named = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert named[-2:] == ["A 1990", "B 2001"]
+
+
 def test_comparison_histogram_counts_reliable_conditions_away_from_jumps(tables):
     comparison = compare_methods(tables, "main")
     _, data = ensemble.plot_comparison(comparison)

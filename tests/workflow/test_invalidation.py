@@ -10,9 +10,11 @@ BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "writ
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
-SNIS = {"sample_snis", "plot_ness", "compute_model_errors", *TABLES}
+LABELS = {"label_phases", "plot_phases"}
+SNIS = {"sample_snis", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
-LOCKSTEP = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan", *TABLES}
+CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan"}
+LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
 DATASET = {"build_dataset", *FIT}
@@ -36,7 +38,7 @@ CONFIG_EDITS = {
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
-    "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *TABLES}),
+    "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *LABELS, *TABLES}),
     "training steps": (put("segal", "training", "steps", 31), TRAINING),
     "temperatures": (put("grid", "temperature", "stop", 950), {"choose_grid", *SAMPLERS}),
     "fit": (put("expansions", "main", "fit", "method", "bayesian_ridge"), FIT),
@@ -47,6 +49,7 @@ CONFIG_EDITS = {
 MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
     "phases/model_error.py": {"compute_model_errors"},
+    "thermo/order_parameters.py": LABELS,
     "thermo/reweighting.py": {"compute_model_errors", *FREE_ENERGIES},
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},

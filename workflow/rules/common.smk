@@ -163,6 +163,16 @@ def with_samples(wildcards):
     return {"table": table, "samples": samples} if sampled else {"table": table}
 
 
+def labels(cells):
+    """Tables of the phases that the samples of some cells are in."""
+    return [
+        results(f"phases/labels/{cell}/{method}.csv")
+        for cell in cells
+        for method in SAMPLED
+        if method in CONFIG["cells"][cell]["methods"]
+    ]
+
+
 def boundary_sources(wildcards):
     """Free energies or ensemble tables, whichever the criterion reads."""
     if wildcards.criterion not in FROM_FREE_ENERGY:
@@ -204,6 +214,13 @@ EXPANSIONS = PUBLISHED + FITTED
 DIAGRAM_HULLS = sorted(
     {CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS} & set(WITH_HULL)
 )
+# Cells whose samples can be told apart by the ground states.
+LABELLED_CELLS = [
+    cell
+    for cell in DIAGRAM_CELLS
+    if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
+    and CONFIG["cells"][cell]["expansion"] in WITH_HULL
+]
 # Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
 MODEL_ERROR_CELLS = {
     cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])

@@ -112,3 +112,29 @@ rule compute_model_errors:
         seed=seed("compute_model_errors"),
     script:
         "../../scripts/compute_model_errors.py"
+
+
+rule label_phases:
+    input:
+        samples="results/{study}/ensemble/{cell}/{method}_samples.nc",
+        cell="results/{study}/cells/{cell}.json",
+        hull=hull_if_any,
+        pool=pool_if_hull,
+    output:
+        labels="results/{study}/phases/labels/{cell}/{method}.csv",
+    log:
+        "logs/{study}/label_phases/{cell}_{method}.log",
+    benchmark:
+        "results/{study}/benchmarks/label_phases/{cell}_{method}.tsv"
+    wildcard_constraints:
+        method="|".join(SAMPLED),
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        code=code("label_phases.py"),
+    script:
+        "../../scripts/label_phases.py"

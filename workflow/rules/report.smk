@@ -242,6 +242,7 @@ rule plot_phase_diagram:
         boundaries="results/{study}/phases/boundaries.csv",
         tables=lambda wildcards: ensembles([wildcards.cell]),
         hull=hull_if_any,
+        measured=CONFIG["figures"]["experimental"] or [],
     output:
         diagram=report(
             "results/{study}/figures/phase_diagram_{cell}.svg",
@@ -274,6 +275,37 @@ rule plot_phase_diagram:
         code=code("plot_phase_diagram.py"),
     script:
         "../../scripts/plot_phase_diagram.py"
+
+
+rule plot_phases:
+    input:
+        labels=lambda wildcards: labels([wildcards.cell]),
+    output:
+        phases=report(
+            "results/{study}/figures/phases_{cell}.svg",
+            caption="../report/phases.rst",
+            category="1 Phase diagram",
+            labels={"figure": "phases", "cell": "{cell}"},
+        ),
+        beside=expand(
+            "results/{{study}}/figures/phases_{{cell}}.{suffix}",
+            suffix=["png", "csv"],
+        ),
+    log:
+        "logs/{study}/plot_phases/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_phases/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_phases.py"),
+        species=CONFIG["lattice"]["species"],
+    script:
+        "../../scripts/plot_phases.py"
 
 
 rule write_summary:
@@ -347,6 +379,7 @@ FIGURES = [
     ),
     *expand(results("figures/isotherms_{cell}.svg"), cell=CONFIG["cells"]),
     *expand(results("figures/phase_diagram_{cell}.svg"), cell=DIAGRAM_CELLS),
+    *expand(results("figures/phases_{cell}.svg"), cell=LABELLED_CELLS),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from segalflow.ensemble import second_species_composition
 from segalflow.plotting.style import (
     GREY,
     TWO_COLUMNS,
+    YELLOW,
     colour_of,
     composition_label,
     delta_mu_label,
@@ -38,6 +40,9 @@ CRITERION_LOOKS = {
     "composition_difference": ("<", "--", "composition difference"),
 }
 _OTHER_LOOK = ("P", "-.")
+
+MEASURED = ("temperature", "x", "source")
+"""Columns of points from experiment: K, fraction of species 1, and where they are from."""
 
 POINT_COLUMNS = [
     "series",
@@ -101,7 +106,14 @@ def _limits(boundaries: pd.DataFrame, tables: Mapping[str, xr.Dataset]) -> tuple
     return float(joined.min()), float(joined.max())
 
 
-def _legend(figure: Figure, boundaries: pd.DataFrame, methods: Sequence[str], any_bad: bool, shaded: bool) -> None:
+def _legend(
+    figure: Figure,
+    boundaries: pd.DataFrame,
+    methods: Sequence[str],
+    any_bad: bool,
+    shaded: bool,
+    more: Sequence[Line2D] = (),
+) -> None:
     """Methods by colour, criteria by marker and line style, above the diagram."""
     handles = [Line2D([], [], color=colour_of(m), lw=2.5, label=label_of(m)) for m in methods]
     for criterion in [c for c in CRITERION_LOOKS if c in set(boundaries["criterion"])]:
@@ -113,6 +125,7 @@ def _legend(figure: Figure, boundaries: pd.DataFrame, methods: Sequence[str], an
         handles.append(Patch(facecolor=GREY, alpha=0.25, label="two phases"))
     if any_bad:
         handles.append(Line2D([], [], color=GREY, marker="x", ls="", ms=3, mew=0.6, label="unreliable condition"))
+    handles += more
     figure.legend(
         handles=handles, loc="outside upper center", ncols=min(3, len(handles)), fontsize=6.5, handlelength=3.0
     )
@@ -146,7 +159,11 @@ def _lines(boundaries: pd.DataFrame):
 
 @figure_function
 def plot_phase_diagram(
-    boundaries: pd.DataFrame, tables: Mapping[str, xr.Dataset], hull: pd.DataFrame, species: Sequence[str]
+    boundaries: pd.DataFrame,
+    tables: Mapping[str, xr.Dataset],
+    hull: pd.DataFrame,
+    species: Sequence[str],
+    measured: pd.DataFrame | None = None,
 ) -> tuple[Figure, pd.DataFrame]:
     """Plot the T-x diagram with the boundaries of every criterion (marker, line) and method (colour).
 
@@ -158,9 +175,10 @@ def plot_phase_diagram(
         tables: ensemble tables of that cell by method.
         hull: ground states with columns source, x, name; those of source ``model`` are marked.
         species: the two species.
+        measured: points from experiment with columns `MEASURED`; None draws none.
 
     Returns:
-        The figure and the plotted points; ``series`` is ``boundary``, ``sampled`` or ``ground state``.
+        The figure and the plotted points; ``series`` is ``boundary``, ``sampled``, ``ground state`` or ``measured``.
     """
     figure, axes = new_figure(width=TWO_COLUMNS * 0.72, height=4.0)
     points, any_bad = _background(axes, tables, "x")
@@ -208,8 +226,19 @@ def plot_phase_diagram(
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
     methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
-    _legend(figure, boundaries, methods, any_bad, shaded)
-    return figure, _plotted(boundaries, points, states)
+    handles = [] if measured is None else _measured(axes, measured)
+    _legend(figure, boundaries, methods, any_bad, shaded, handles)
+    return figure, _plotted(boundaries, points, states, measured)
+
+
+def _measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
+    """Draw points from experiment, a marker a source, and return what stands for them in the legend."""
+    handles = []
+    for (source, part), marker in zip(measured.groupby("source", sort=False), itertools.cycle("PXdph8"), strict=False):
+        look = {"marker": marker, "ls": "", "ms": 4.5, "color": "black", "mfc": YELLOW, "mew": 0.6}
+        axes.plot(part["x"], part["temperature"], zorder=7, **look)
+        handles.append(Line2D([], [], label=str(source), **look))
+    return handles
 
 
 def _ground_states(axes: Axes, hull: pd.DataFrame, low: float, span: float) -> pd.DataFrame:
@@ -239,8 +268,14 @@ def _ground_states(axes: Axes, hull: pd.DataFrame, low: float, span: float) -> p
     return states
 
 
-def _plotted(boundaries: pd.DataFrame, points: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
+def _plotted(
+    boundaries: pd.DataFrame, points: pd.DataFrame, states: pd.DataFrame, measured: pd.DataFrame | None = None
+) -> pd.DataFrame:
     parts = [boundaries.assign(series="boundary")] if len(boundaries) else []
+    if measured is not None and len(measured):
+        x = measured["x"]
+        shown = {"series": "measured", "temperature": measured["temperature"], "x_left": x, "x_right": x}
+        parts.append(pd.DataFrame({**shown, "note": measured["source"]}))
     if len(points):
         parts.append(points)
     if len(states):

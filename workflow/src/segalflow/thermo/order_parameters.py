@@ -1,0 +1,148 @@
+"""Which phase a decoration is in: order parameters against the ground states as named references.
+
+The concentration wave of a reference is its decoration minus the mean; a decoration's order parameter is its projection
+on that wave, largest over all orientations and translations of the reference,
+``eta = max_g sum_i s_i c_g(i) / sum_i c_g(i)^2``: 1 in the perfect reference, lower by what is misplaced, and near zero
+without long-range order. A decoration belongs to the reference with the largest order parameter if that is above a
+threshold, else to the solid solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from ase import Atoms
+
+from segalflow.errors import SamplingError
+from segalflow.lattice import Supercell, lattice_operations, map_to_supercell
+from segalflow.samples import spins_of
+from segalflow.structures.identity import primitive_decoration
+from segalflow.structures.pool import structure_name
+
+SOLUTION = "solid solution"
+THRESHOLD = 0.5
+"""Order parameter above which a decoration counts as ordered: half of the perfect order."""
+COLUMNS = (
+    "method",
+    "cell",
+    "temperature",
+    "delta_mu",
+    "composition",
+    "phase",
+    "probability",
+    "probability_stderr",
+    "order_parameter",
+    "order_parameter_stderr",
+    "most_probable",
+)
+
+
+def reference_images(structure: Atoms, cell: Supercell) -> np.ndarray:
+    """Return all orientations and translations of a structure in a cell, int8 spins (n_images, n_sites).
+
+    No rows if it does not fit. On lattices of several sublattices only the structure's own orientation and those that
+    the cell's symmetry makes of it.
+    """
+    own, occupations = primitive_decoration(*map_to_supercell(structure, cell.lattice))
+    spins = 2 * np.asarray(occupations, dtype=np.int8) - 1
+    single = cell.lattice.n_sublattices == 1
+    rotations = [r for r, _ in lattice_operations(cell.lattice)] if single else [np.eye(3, dtype=np.int64)]
+    sub, offsets = cell.sites[:, 0], cell.sites[:, 1:]
+    images = []
+    for rotation in rotations:
+        back = np.round(np.linalg.inv(rotation)).astype(np.int64)
+        repeats = (cell.matrix @ back.T) @ np.linalg.inv(own.matrix)
+        if np.allclose(repeats, np.round(repeats), atol=1e-6):
+            images.append(spins[own.site_index(sub, offsets @ back.T)])
+    if not images:
+        return np.empty((0, cell.n_sites), dtype=np.int8)
+    found = np.unique(np.array(images), axis=0)
+    moved = np.empty((len(cell.symmetry_permutations()), *found.shape), dtype=np.int8)
+    for k, permutation in enumerate(cell.symmetry_permutations()):
+        moved[k][:, permutation] = found
+    return np.unique(moved.reshape(-1, cell.n_sites), axis=0)
+
+
+def order_parameters(spins: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the order parameter, (n,), of +-1 spins (n, n_sites) against one reference (`reference_images`)."""
+    wave = images - images.mean(axis=1, keepdims=True, dtype=float)
+    wave = (wave / (wave**2).sum(axis=1, keepdims=True)).astype(np.float32)
+    return (np.asarray(spins, dtype=np.float32) @ wave.T).max(axis=1).astype(float)
+
+
+def references_of(ground_states: Sequence[Atoms], cell: Supercell) -> dict[str, np.ndarray]:
+    """Return the images of every ordered ground state that fits into a cell, by name.
+
+    Pure phases have no order of their own: they are the ends of the solid solution.
+    """
+    found = {}
+    for structure in ground_states:
+        images = reference_images(structure, cell)
+        if len(images) and len(np.unique(images)) > 1:
+            found[structure_name(structure, cell.lattice)] = images
+    return found
+
+
+def label_phases(
+    samples: xr.Dataset, references: Mapping[str, np.ndarray], threshold: float = THRESHOLD
+) -> pd.DataFrame:
+    """Return the probability of every phase at every condition, with `COLUMNS`.
+
+    Args:
+        samples: samples artefact (`segalflow.samples`).
+        references: images by name (`references_of`).
+        threshold: order parameter above which a sample counts as ordered.
+
+    Returns:
+        For every condition a row for every phase, the solid solution last (its order parameter is the largest one of
+        the samples in it). Errors count the effective number of independent samples; `most_probable` names the phase
+        with the highest probability.
+
+    Raises:
+        SamplingError: if a reference has another number of sites than the samples.
+    """
+    n_sites = int(samples.attrs["n_sites"])
+    for name, images in references.items():
+        if images.shape[1] != n_sites:
+            raise SamplingError(f"reference '{name}' has {images.shape[1]} sites, the samples have {n_sites}")
+    spins = spins_of(samples)
+    valid, log_weight = samples["valid"].values > 0, samples["log_weight"].values
+    independent, n_atoms = samples["independent_samples"].values, samples["n_atoms"].values
+    names = [*references, SOLUTION]
+    head = {key: str(samples.attrs.get(key, "")) for key in ("method", "cell")}
+    rows = []
+    for t, temperature in enumerate(samples["temperature"].values):
+        for m, mu in enumerate(samples["delta_mu"].values):
+            kept = valid[t, m]
+            weight = np.exp(log_weight[t, m, kept])
+            weight /= weight.sum()
+            eta = np.array([order_parameters(spins[t, m, kept], images) for images in references.values()])
+            eta = eta.reshape(len(references), -1)
+            best = np.where(eta.max(axis=0, initial=-np.inf) >= threshold, eta.argmax(axis=0) if len(eta) else 0, -1)
+            n = max(float(independent[t, m]), 1.0)
+            shares = [float(weight @ (best == k)) for k in (*range(len(references)), -1)]
+            largest = names[int(np.argmax(shares))]
+            values = [*eta, eta.max(axis=0, initial=0.0)]
+            for name, share, value in zip(names, shares, values, strict=True):
+                mean = float(weight @ value)
+                spread = float(weight @ (value - mean) ** 2)
+                # Wilson's centre keeps the error of a share of 0 or 1 from vanishing.
+                centred = (share * n + 0.5) / (n + 1)
+                rows.append(
+                    {
+                        **head,
+                        "temperature": float(temperature),
+                        "delta_mu": float(mu),
+                        "composition": float(weight @ n_atoms[t, m, kept]) / n_sites,
+                        "phase": name,
+                        "probability": share,
+                        "probability_stderr": float(np.sqrt(centred * (1 - centred) / n)),
+                        "order_parameter": mean,
+                        "order_parameter_stderr": float(np.sqrt(spread / n)),
+                        "most_probable": largest,
+                    }
+                )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
