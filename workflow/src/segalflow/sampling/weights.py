@@ -51,13 +51,16 @@ def weighted_mean(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
 def weighted_variance(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted variance over the last axis and its standard error.
 
-    The bias of order 1/ESS is taken out: ``sum W (v - <v>)^2 / (1 - sum W^2)``.
+    The bias of order 1/ESS is taken out: ``sum W (v - <v>)^2 / (1 - sum W^2)``. In the error the largest contribution
+    counts twice: where a few rare excitations make the variance, those drawn are Poisson numbers, and too few of them
+    would make the estimate and its error too small at once. With many like contributions it changes nothing.
     """
     mean = np.sum(weights * values, axis=-1, keepdims=True)
     square = (values - mean) ** 2
     raw = np.sum(weights * square, axis=-1)
     factor = 1.0 / np.maximum(1.0 - np.sum(weights**2, axis=-1), 1e-300)
-    stderr = np.sqrt(np.sum((weights * (square - raw[..., None])) ** 2, axis=-1))
+    contribution = (weights * (square - raw[..., None])) ** 2
+    stderr = np.sqrt(np.sum(contribution, axis=-1) + np.max(contribution, axis=-1))
     return raw * factor, stderr * factor
 
 

@@ -44,8 +44,12 @@ def likelihood_step(
     """
     film, site = network.modulation(condition)
     w = {name: p.detach().numpy() for name, p in network.named_parameters()}
-    grads = {name: np.zeros_like(w[name]) for name in ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")}
-    film_grad, site_grad = np.zeros(film.shape, np.float32), np.zeros(site.shape, np.float32)
+    # PyTorch's own memory is aligned. Matrix products round differently at other alignments, which differ between runs.
+    names = ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")
+    found = {name: torch.zeros_like(network.get_parameter(name)) for name in names}
+    film_slope, site_slope = torch.zeros_like(film), torch.zeros_like(site)
+    grads = {name: gradient.numpy() for name, gradient in found.items()}
+    film_grad, site_grad = film_slope.numpy(), site_slope.numpy()
     loss = _step(
         spins, np.ascontiguousarray(fields.transpose(1, 2, 0)), np.ascontiguousarray(labels.T),
         beta.astype(np.float32), delta_mu.astype(np.float32),
@@ -57,11 +61,10 @@ def likelihood_step(
     )  # fmt: skip
     for parameter in network.parameters():
         parameter.grad = None
-    torch.autograd.backward([film, site], [torch.from_numpy(film_grad), torch.from_numpy(site_grad)])
-    for name, parameter in network.named_parameters():
-        if name in grads:
-            parameter.grad = torch.from_numpy(grads[name])
-    network.u.grad = torch.from_numpy(grads["u_site"].sum(axis=0))
+    torch.autograd.backward([film, site], [film_slope, site_slope])
+    for name, gradient in found.items():
+        network.get_parameter(name).grad = gradient
+    network.u.grad = found["u_site"].sum(dim=0)
     return float(loss)
 
 

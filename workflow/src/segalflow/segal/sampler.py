@@ -106,7 +106,8 @@ def _runner(sampler: TrainedSampler):
 def _conditions(sampler: TrainedSampler, temperature: np.ndarray, delta_mu: np.ndarray):
     """Return the distinct conditions' encodings and each sample's row among them."""
     pairs, row = np.unique(np.stack([temperature, delta_mu], axis=1), axis=0, return_inverse=True)
-    return torch.from_numpy(sampler.domain.encode(pairs[:, 0], pairs[:, 1])), row.ravel().astype(np.int64)
+    # A copy lies in PyTorch's aligned memory: matrix products round differently at other alignments.
+    return torch.from_numpy(sampler.domain.encode(pairs[:, 0], pairs[:, 1])).clone(), row.ravel().astype(np.int64)
 
 
 def _run_physics(sampler: TrainedSampler):
