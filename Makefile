@@ -17,7 +17,7 @@ phase-diagram: environment
 	@echo "diagram: $$(ls results/$(STUDY)/figures/phase_diagram_[!d]*.png)"
 
 test: environment
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 12
 
 lint: environment
 	$(BIN)/ruff check .
