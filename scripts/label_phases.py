@@ -11,6 +11,8 @@ with logged(snakemake.log[0]) as log:
     cell = read_cell(snakemake.input.cell)
     names = set(read_table(snakemake.input.hull, ["source", "structure"]).query("source == 'model'")["structure"])
     pool = read_pool(snakemake.input.pool, cell.lattice)
+    for missing in sorted(names - {s.info["structure"] for s in pool}):
+        log.warning("ground state %s is not in the pool of structures: its samples count as solid solution", missing)
     references = references_of([s for s in pool if s.info["structure"] in names], cell)
     log.info("references: %s", {name: len(images) for name, images in references.items()})
     write_table(snakemake.output.labels, label_phases(read_samples(snakemake.input.samples), references))

@@ -119,7 +119,7 @@ rule label_phases:
         samples="results/{study}/ensemble/{cell}/{method}_samples.nc",
         cell="results/{study}/cells/{cell}.json",
         hull=hull_if_any,
-        pool=pool_if_hull,
+        pool=pool_if_any,
     output:
         labels="results/{study}/phases/labels/{cell}/{method}.csv",
     log:

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import torch
 
-from segalflow.segal.kernels import matrix_product
+from segalflow.segal.kernels import carve, matrix_product
 from segalflow.segal.network import PhysicsNetwork
 
 LANES = 64
@@ -80,31 +80,34 @@ def _step(
     f32 = np.float32
     one, half = f32(1.0), f32(0.5)
     share = f32(1.0 / batch)
-    s = np.zeros((n_sites, LANES), dtype=np.float32)
-    x = np.zeros((n_features, LANES), dtype=np.float32)
+    n_film = film.shape[1]
+    # Parts of one array, and copies of what vector loops read of the input: see `carve`.
+    scratch = np.zeros((2 * n_sites + 10 * hidden + n_features + 2 * n_film + 5) * LANES, dtype=np.float32)
+    s, at = carve(scratch, 0, n_sites, LANES)
+    near, at = carve(scratch, at, n_sites, LANES)
+    x, at = carve(scratch, at, n_features, LANES)
+    p1, at = carve(scratch, at, hidden, LANES)  # before modulation
+    z1, at = carve(scratch, at, hidden, LANES)
+    k1, at = carve(scratch, at, hidden, LANES)  # slopes of the gates
+    p2, at = carve(scratch, at, hidden, LANES)
+    k2, at = carve(scratch, at, hidden, LANES)
+    a2, at = carve(scratch, at, hidden, LANES)
+    e1, at = carve(scratch, at, hidden, LANES)
+    e2, at = carve(scratch, at, hidden, LANES)
+    back, at = carve(scratch, at, hidden, LANES)
+    fm, at = carve(scratch, at, n_film, LANES)
+    d_fm, at = carve(scratch, at, n_film, LANES)
+    lane_rows, at = carve(scratch, at, 5, LANES)
+    out, delta, running, b32, raw = lane_rows[0], lane_rows[1], lane_rows[2], lane_rows[3], lane_rows[4]
     gathered = np.zeros((n_sites, hidden), dtype=np.float32)
-    near = np.zeros((n_sites, LANES), dtype=np.float32)
-    p1 = np.zeros((hidden, LANES), dtype=np.float32)  # before modulation
-    z1 = np.zeros((hidden, LANES), dtype=np.float32)
-    k1 = np.zeros((hidden, LANES), dtype=np.float32)  # slopes of the gates
-    p2 = np.zeros((hidden, LANES), dtype=np.float32)
-    k2 = np.zeros((hidden, LANES), dtype=np.float32)
-    a2 = np.zeros((hidden, LANES), dtype=np.float32)
-    e1 = np.zeros((hidden, LANES), dtype=np.float32)
-    e2 = np.zeros((hidden, LANES), dtype=np.float32)
-    back = np.zeros((hidden, LANES), dtype=np.float32)
     product = np.zeros((hidden, hidden), dtype=np.float32)
-    fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
-    d_fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
-    out = np.zeros(LANES, dtype=np.float32)
-    delta = np.zeros(LANES, dtype=np.float32)
-    running = np.zeros(LANES, dtype=np.float32)
     loss = 0.0
     for first in range(0, batch, LANES):
         width = min(LANES, batch - first)
         for lane in range(LANES):
             source = first + min(lane, width - 1)
             running[lane] = f32(0.0)
+            b32[lane] = beta[source]
             for k in range(film.shape[1]):
                 fm[k, lane] = film[source, k]
             for i in range(n_sites):
@@ -113,7 +116,9 @@ def _step(
         for i in range(n_sites):
             for k in range(n_classes):
                 for lane in range(width):
-                    y = beta[first + lane] * fields[i, k, first + lane]
+                    raw[lane] = fields[i, k, first + lane]
+                for lane in range(LANES):
+                    y = b32[lane] * raw[lane]
                     x[k, lane] = y / (one + f32(0.2) * abs(y))
             scale = f32(1.0 / max(i, 1))
             for lane in range(LANES):

@@ -47,6 +47,18 @@ def matrix_product(a, b, out):  # pragma: no cover - compiled
                 out[h, lane] += a0 * b[m, lane]
 
 
+@numba.njit(cache=True, inline="always")
+def carve(scratch, at, rows, columns):  # pragma: no cover - compiled
+    """Return the next (rows, columns) of a work array, and where the one behind it begins.
+
+    Compiled loops ask at run time whether their arrays are far enough apart for vector instructions, which round
+    quotients otherwise than scalar ones. Separate arrays lie elsewhere in every run; parts of one are always as far
+    apart, so that the same input gives the same bytes.
+    """
+    end = at + rows * columns
+    return scratch[at:end].reshape(rows, columns), end
+
+
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
 def run_pass(
     draw,
@@ -85,21 +97,20 @@ def run_pass(
     hidden = w2.shape[0]
     n_features = n_classes + 1
     f32 = np.float32
-    s = np.zeros((n_sites, LANES), dtype=np.float32)
-    z1 = np.zeros((hidden, LANES), dtype=np.float32)
-    z2 = np.zeros((hidden, LANES), dtype=np.float32)
-    x = np.zeros((n_features, LANES), dtype=np.float32)
+    scratch = np.zeros((2 * n_sites + 2 * hidden + n_features + film.shape[1] + 5) * LANES, dtype=np.float32)
+    s, at = carve(scratch, 0, n_sites, LANES)
+    near, at = carve(scratch, at, n_sites, LANES)
+    z1, at = carve(scratch, at, hidden, LANES)
+    z2, at = carve(scratch, at, hidden, LANES)
+    x, at = carve(scratch, at, n_features, LANES)
+    fm, at = carve(scratch, at, film.shape[1], LANES)
+    lane_rows, at = carve(scratch, at, 5, LANES)
+    out, running, b32 = lane_rows[0], lane_rows[1], lane_rows[2]
+    field, exact = lane_rows[3], lane_rows[4]
     gathered = np.zeros((n_sites, hidden), dtype=np.float32)
-    near = np.zeros((n_sites, LANES), dtype=np.float32)
-    fm = np.zeros((film.shape[1], LANES), dtype=np.float32)
-    out = np.zeros(LANES, dtype=np.float32)
-    field = np.zeros(LANES, dtype=np.float32)
-    exact = np.zeros(LANES, dtype=np.float32)
     counts = np.zeros(LANES // 8, dtype=np.uint64)
     count_bytes = counts.view(np.uint8)
     sliced = rows.bits.shape[1] > 0
-    running = np.zeros(LANES, dtype=np.float32)
-    b32 = np.zeros(LANES, dtype=np.float32)
     lp = np.zeros(LANES, dtype=np.float64)
     factor = np.ones(LANES, dtype=np.float64)
     en = np.zeros(LANES, dtype=np.float64)
