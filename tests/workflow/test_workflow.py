@@ -29,11 +29,11 @@ def test_every_shipped_config_plans(project, repository) -> None:
             continue
         # Files that a user puts there need only exist to be planned with.
         content = yaml.safe_load((repository / config).read_text())
-        for expansion in content["expansions"].values():
-            if "published" in expansion:
-                given = project.folder / expansion["published"]
-                given.parent.mkdir(parents=True, exist_ok=True)
-                given.touch()
+        given = [expansion.get("published") for expansion in content["expansions"].values()]
+        given += [c.get("database", {}).get("path") for c in content.get("calculations", {}).values()]
+        for path in filter(None, given):
+            (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / path).touch()
         done = project.snakemake("--dry-run", "--configfile", config)
         assert "Nothing to be done" in done.stdout + done.stderr or "job" in done.stdout + done.stderr
 
