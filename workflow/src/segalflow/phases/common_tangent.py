@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
-from segalflow.phases.gaps import Gap, find_gaps, number_lines, reduced, reduced_curves, temperature_errors
+from segalflow.phases.gaps import (
+    Gap,
+    find_gaps,
+    number_lines,
+    reduced,
+    reduced_curves,
+    replicate_stderr,
+    temperature_errors,
+)
 from segalflow.phases.grid import Findings, read_settings
 from segalflow.thermo.free_energy import FreeEnergy
 
@@ -164,17 +172,12 @@ def _resolved(
 ) -> tuple[list[list[Gap]], list[list[_Tangent]], int]:
     """Gaps and tangents whose refined width exceeds `minimum` and twice its error; and the number of the others."""
     kept = [
-        [i for i, g in enumerate(row) if g.right[0] - g.left[0] > max(minimum, 2 * _stderr(g.right - g.left))]
+        [i for i, g in enumerate(row) if g.right[0] - g.left[0] > max(minimum, 2 * replicate_stderr(g.right - g.left))]
         for row in tangents
     ]
     lost = sum(map(len, rows)) - sum(map(len, kept))
     pick = [[[row[i] for i in keep] for row, keep in zip(part, kept, strict=True)] for part in (rows, tangents)]
     return pick[0], pick[1], lost
-
-
-def _stderr(values: np.ndarray) -> float:
-    drawn = values[1:][np.isfinite(values[1:])]
-    return float(drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
 
 
 def _describe(
@@ -192,14 +195,17 @@ def _describe(
     x = np.array([(tangent.left[0], tangent.right[0]) for _, _, tangent in members])
     stderr = np.array(
         [
-            [np.hypot(_stderr(v), 0.0 if ok else spacing) for v, ok in zip((g.left, g.right), g.smooth, strict=True)]
+            [
+                np.hypot(replicate_stderr(v), 0.0 if ok else spacing)
+                for v, ok in zip((g.left, g.right), g.smooth, strict=True)
+            ]
             for _, _, g in members
         ]
     )
     half_step = float(np.min(np.diff(free.temperature))) / 2 if len(free.temperature) > 1 else 0.0
     spread = temperature_errors(temperature, x, stderr, half_step)
     for k, (_, gap, tangent) in enumerate(members):
-        mu = normal_interval(float(tangent.delta_mu[0]), _stderr(tangent.delta_mu), confidence)
+        mu = normal_interval(float(tangent.delta_mu[0]), replicate_stderr(tangent.delta_mu), confidence)
         low, high = normal_interval(float(temperature[k]), float(spread[k]), confidence)
         notes = []
         if not all(tangent.smooth):
@@ -295,4 +301,4 @@ def gap_top(free: FreeEnergy, row: int, gap: Gap, n_temperatures: int = 13) -> t
     if not np.isfinite(tops[0]) or drawn.sum() < 0.8 * len(drawn):
         return None
     spacing = (fine[1] - fine[0]) / np.sqrt(12)
-    return float(tops[0]), _stderr(tops), float(places[0]), float(np.hypot(_stderr(places), spacing))
+    return float(tops[0]), replicate_stderr(tops), float(places[0]), float(np.hypot(replicate_stderr(places), spacing))

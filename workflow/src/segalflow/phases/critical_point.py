@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.equal_weight import balance_peaks
-from segalflow.phases.gaps import Gap, find_gaps, number_lines
+from segalflow.phases.gaps import Gap, find_gaps, number_lines, replicate_stderr
 from segalflow.phases.grid import Findings, read_settings
 from segalflow.thermo.free_energy import FreeEnergy
 
@@ -201,11 +201,11 @@ def find_critical_points(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
         ):
             at = locus.falls(level)
             if np.isfinite(at[0]):
-                ends.append(float(at[0]) + sign * factor * _spread(at))
+                ends.append(float(at[0]) + sign * factor * replicate_stderr(at))
             else:
                 ends.append(float(end))
                 notes.append(f"the window ends before the cumulant is {level:g}")
-        noise = factor * _spread(middle)
+        noise = factor * replicate_stderr(middle)
         notes.insert(0, f"one cell: cumulant {options['cumulant']:g}, statistical error alone +-{noise:.3g}")
         low, high = min(ends[0], float(middle[0]) - noise), max(ends[1], float(middle[0]) + noise)
         findings.points.append(_point(free, locus, locus.line, float(middle[0]), low, high, options, notes))
@@ -248,7 +248,7 @@ def find_crossings(frees: Iterable[FreeEnergy], *, settings: Mapping[str, Any]) 
                 f"The cumulants of line {locus.line} and of smaller cells do not cross inside this window."
             )
             continue
-        estimate, error = float(found[-1][0]), _spread(found[-1])
+        estimate, error = float(found[-1][0]), replicate_stderr(found[-1])
         used = names[len(names) - len(chain) :]
         notes = [f"crossing of Binder's cumulants of the cells {', '.join(used)}"]
         if len(found) > 1 and np.isfinite(found[-2][0]):
@@ -289,11 +289,6 @@ def _place(locus: Locus, options: Mapping[str, Any]) -> float:
     return float(np.interp(at if np.isfinite(at) else locus.temperature[-1], locus.temperature, locus.x[0]))
 
 
-def _spread(values: np.ndarray) -> float:
-    drawn = values[1:][np.isfinite(values[1:])]
-    return float(drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
-
-
 def _point(
     free: FreeEnergy,
     locus: Locus,
@@ -311,7 +306,7 @@ def _point(
         np.array([np.interp(at, locus.temperature, row) for row in v if np.isfinite(row).all()])
         for v in (locus.x, locus.delta_mu)
     )
-    x_error, mu_error = (np.hypot(_spread(v[:, 1]), (v[0].max() - v[0].min()) / (2 * factor)) for v in (x, mu))
+    x_error, mu_error = (np.hypot(replicate_stderr(v[:, 1]), (v[0].max() - v[0].min()) / (2 * factor)) for v in (x, mu))
     middle = float(mu[0, 1])
     point = BoundaryPoint(
         CRITERION, str(free.attributes.get("method", "")), str(free.attributes.get("cell", "")), number, "gap_top",

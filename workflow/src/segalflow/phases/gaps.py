@@ -244,3 +244,9 @@ def temperature_errors(temperature: np.ndarray, x: np.ndarray, stderr: np.ndarra
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(slope > 0, stderr / slope, np.inf)
     return np.minimum(np.nan_to_num(found.max(axis=1), nan=half_step, posinf=half_step), half_step)
+
+
+def replicate_stderr(values: np.ndarray) -> float:
+    """Return the standard error of an estimate, its value first and then those of its replicates (NaN: none there)."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    return float(drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
