@@ -32,6 +32,7 @@ rule all:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
         MODEL_ERRORS,
+        expand("{solution}.tdb", solution=SOLUTIONS),
         FIGURES,
         results("summary.html"),
 

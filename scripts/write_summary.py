@@ -15,6 +15,7 @@ from segalflow.reporting import (
     describe_expansion,
     describe_model,
     describe_samplers,
+    describe_solutions,
     write_summary,
 )
 from segalflow.scripting import logged
@@ -47,6 +48,7 @@ with logged(snakemake.log[0]) as log:
         describe_ensembles([read_ensemble(path) for path in snakemake.input.tables]),
         describe_agreement(read_table(snakemake.input.summary)),
         describe_boundaries(read_boundaries(snakemake.input.boundaries), {n["criterion"]: n["notes"] for n in notes}),
+        *describe_solutions([read_json(path) for path in snakemake.input.solutions]),
     ]
     write_summary(
         snakemake.output.page,

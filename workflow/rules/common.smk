@@ -229,5 +229,12 @@ MODEL_ERROR_CELLS = {
     and CONFIG["cells"][cell]["expansion"] in FITTED
 }
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
+# Solid solutions for CALPHAD codes: cells whose ordered samples can be told apart, each with one method.
+SOLUTIONS = [
+    results(
+        f"phases/{cell}_{next(m for m in SAMPLED if m in CONFIG['cells'][cell]['methods'])}"
+    )
+    for cell in LABELLED_CELLS
+]
 # A pattern that matches nothing where there is none.
 NOTHING = "(?!)"

@@ -343,6 +343,7 @@ rule write_summary:
             "results/{{study}}/phases/{criterion}.json",
             criterion=CONFIG["phases"]["criteria"],
         ),
+        solutions=expand("{solution}.json", solution=SOLUTIONS),
     output:
         page=report(
             "results/{study}/summary.html",
