@@ -11,7 +11,7 @@ from segalflow.phases.boundaries import BoundaryPoint, boundary_table, merge_bou
 from segalflow.phases.coexistence import Coexistence
 from segalflow.phases.consistency import COLUMNS, check_consistency, fit_slopes, read_consistency
 from segalflow.phases.criteria import find_boundaries
-from segalflow.phases.lines import match_lines, split_lines, two_phase_points
+from segalflow.phases.lines import cut_line, find_junctions, match_lines, split_lines, two_phase_points
 from segalflow.reporting import describe_consistency
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_is_said(tmp_path) -> None:
     assert len(table) == 0
     assert notes == ["2 points of scan (regular), which has no free energy: not compared."]
     _, notes = check_consistency(true_line().iloc[:2], [known()])
-    assert any("fewer than three" in sentence for sentence in notes)
+    assert any("fewer than 4" in sentence for sentence in notes)
     table, notes = check_consistency(boundary_table([]), [known()])
     assert notes == ["No two-phase line in this window, so nothing to check."]
     table.to_csv(tmp_path / "empty.csv", index=False)
@@ -206,3 +206,34 @@ def test_the_summary_counts_and_names_the_farthest(tmp_path) -> None:
     assert "the farthest is x_left at 480" in said
     assert any("which has no free energy" in s for s in section.sentences)
     assert len(section.tables[0].rows) == 2
+
+
+def test_a_line_is_cut_where_one_of_its_phases_becomes_another() -> None:
+    """A peritectoid: two gaps with a phase at x = 1/2 between below 470 K, one gap above."""
+    line = true_line()
+    rows = []
+    for kelvin, mu in zip(TEMPERATURE, line["delta_mu"], strict=True):
+        gaps = [(0.1, 0.49, 0), (0.51, 0.9, 1)] if kelvin < 470 else [(0.12, 0.88, 1)]
+        rows += [
+            BoundaryPoint("equal_weight", "snis", "regular", number, "two_phase", kelvin, kelvin, kelvin, mu, mu, mu,
+                          left, right, 0.01, 0.01)
+            for left, right, number in gaps
+        ]  # fmt: skip
+    points = boundary_table(rows)
+    (junction,) = find_junctions(points)
+    assert (junction.kind, junction.below, junction.above) == ("peritectoid", 450.0, 480.0)
+    assert (junction.left, junction.right, junction.whole) == (0, 1, 1)
+    lines = split_lines(points)
+    pieces = cut_line(lines["equal_weight", "snis", "regular", 1], [junction])
+    assert [piece["temperature"].tolist() for piece in pieces] == [[420.0, 450.0], [480.0, 510.0, 540.0]]
+    assert len(cut_line(lines["equal_weight", "snis", "regular", 0], [junction])) == 1
+    # A criterion that sees one gap where the other sees two is not compared there, and that is said.
+    coarse = true_line("composition_jump", "snis", x_left=0.04, x_right=-0.02)
+    table, notes = check_consistency(merge_boundaries([points, coarse]), [])
+    assert set(table.loc[table["check"] == "criteria", "temperature"]) == {480.0, 510.0, 540.0}
+    assert any(
+        s.startswith(
+            "2 points of composition_jump (snis) and equal_weight (snis) in regular, one of which has two gaps"
+        )
+        for s in notes
+    )

@@ -25,7 +25,15 @@ import pandas as pd
 from segalflow.artefacts import read_table
 from segalflow.phases.coexistence import Coexistence, Peaks
 from segalflow.phases.gaps import MANY
-from segalflow.phases.lines import delta_mu_stderr, match_lines, split_lines, two_phase_points
+from segalflow.phases.lines import (
+    cut_line,
+    delta_mu_stderr,
+    encloses,
+    find_junctions,
+    match_lines,
+    split_lines,
+    two_phase_points,
+)
 from segalflow.thermo.free_energy import FreeEnergy
 
 NOTES_SCHEMA = "segalflow.consistency_notes/1"
@@ -63,6 +71,8 @@ COLUMNS = (
 
 WINDOW = 5
 """Points of a line that its slope is fitted to."""
+SHORTEST = 4
+"""Fewest points for a slope: with three nothing says how far their parabola is off."""
 BARRIER = 2.0
 """Lowest barrier between the peaks of a histogram, kT of the cell, for each to be a phase of its own."""
 SHARES = (0.25, 0.5, 0.75)
@@ -120,7 +130,9 @@ def check_consistency(boundaries: pd.DataFrame, frees: Iterable[FreeEnergy]) -> 
         peaks = [_peaks_of(states, point, beside) for _, point in line.iterrows()]
         if criterion in BY_POINTS:
             allowances[name] = _finite_cell(peaks, states)
-        rows += _clausius_clapeyron(line, peaks, states, left_out)
+        # At a three-phase point one of the phases becomes another, and the line has a kink.
+        for piece in cut_line(line, find_junctions(beside)):
+            rows += _clausius_clapeyron(piece, [peaks[k] for k in piece.index], states, left_out)
         if criterion not in BY_PEAKS:
             rows += _lever_rule(line, peaks, allowances.get(name, np.zeros((len(line), 3))), left_out)
     rows += _compare_lines(lines, allowances, left_out)
@@ -154,7 +166,7 @@ def fit_slopes(
     """Return the slope of a curve at each of its points, by weighted parabolas through the points around it.
 
     Args:
-        at: abscissae, increasing or decreasing, shape (n,), at least 3.
+        at: abscissae, increasing or decreasing, shape (n,), at least 4.
         values: the curve, shape (n,).
         covariance: of the values, shape (n, n); weights are its inverse diagonal, equal ones where that is zero.
         window: points of a fit.
@@ -177,19 +189,20 @@ def fit_slopes(
             powers = np.vander((at[part] - at[k]) / scale, min(degree, len(part) - 1) + 1, increasing=True)
             solve = np.linalg.pinv(powers * weight[part, None]) * weight[part]
             matrices[j, k, part] = solve[1] / scale
-    parabola, cubic = matrices
-    change = (cubic - parabola) @ values
-    noise = np.einsum("ij,jk,ik->i", cubic - parabola, covariance, cubic - parabola)
-    return parabola @ values, parabola, np.sqrt(np.maximum(change**2 - noise, 0.0))
+    parabola, higher = matrices[0], matrices[1] - matrices[0]
+    noise = np.einsum("ij,jk,ik->i", higher, covariance, higher)
+    return parabola @ values, parabola, np.sqrt(np.maximum((higher @ values) ** 2 - noise, 0.0))
 
 
 def _clausius_clapeyron(
     line: pd.DataFrame, peaks: list[Peaks | None], states: Coexistence, left_out: Counter[str]
 ) -> list[dict[str, Any]]:
-    """A row for every point of a line of at least three."""
+    """A row for every point of a line of at least `SHORTEST`."""
     criterion = str(line["criterion"].iloc[0])
-    if len(line) < 3:
-        left_out["of lines with fewer than three, which have no slope"] += len(line)
+    if len(line) < SHORTEST:
+        left_out[f"of lines with fewer than {SHORTEST} between three-phase points, which have no sure slope"] += len(
+            line
+        )
         return []
     beta = 1.0 / (states.free.boltzmann * line["temperature"].to_numpy(float))
     error = beta * delta_mu_stderr(line)
@@ -306,6 +319,7 @@ def _compare_lines(
     sources: dict[tuple[str, str, str], dict[tuple, pd.DataFrame]] = {}
     for key, line in lines.items():
         sources.setdefault(key[:3], {})[key] = line
+    isotherms = {source: pd.concat(list(members.values())) for source, members in sources.items()}
     rows = []
     for (first, second), check in [
         (pair, "methods" if pair[0][0] == pair[1][0] else "criteria")
@@ -319,6 +333,10 @@ def _compare_lines(
             one_kind = (name_a in allowances) == (name_b in allowances)
             of_a, of_b = none if one_kind else (allowances.get(name_a, none[0]), allowances.get(name_b, none[1]))
             for i, j in pairs:
+                if _parted(a.iloc[i], isotherms[second]) or _parted(b.iloc[j], isotherms[first]):
+                    words = f"of {_name(first)} and {_name(second)} in {first[2]}"
+                    left_out[f"{words}, one of which has two gaps with a phase between where the other has one"] += 1
+                    continue
                 extra = of_a[i] + of_b[j]
                 p, q = _values(a, i), _values(b, j)
                 for k, quantity in enumerate(QUANTITIES):
@@ -328,6 +346,16 @@ def _compare_lines(
                         _row(check, quantity, a.iloc[i], b.iloc[j], p[k], q[k], combined, note, left_out)
                     )  # fmt: skip
     return [row for row in rows if row]
+
+
+def _parted(point: pd.Series, others: pd.DataFrame) -> bool:
+    """Whether others have two gaps with a phase between where a point has one."""
+    isotherm = others[np.isclose(others["temperature"], point["temperature"], rtol=1e-9)].sort_values("x_left")
+    return any(encloses(point, left, right) for left, right in itertools.pairwise([r for _, r in isotherm.iterrows()]))
+
+
+def _name(source: tuple[str, str, str]) -> str:
+    return f"{source[0]} ({source[1]})"
 
 
 def _values(line: pd.DataFrame, row: int) -> list[tuple[float, float]]:

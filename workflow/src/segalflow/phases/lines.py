@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ SAMPLER_ONLY = frozenset({"ness_regions"})
 """Criteria that mark where the sampler is weak, which is no thermodynamic boundary."""
 OVERLAP = 0.25
 """Least mean overlap (shared part over union) of two lines' gaps for them to be the same line."""
+INSIDE = 0.1
+"""Least distance of a third phase from the ends of a gap that holds it, as a part of the gap's width."""
 LINE = ("criterion", "method", "cell", "boundary")
 """Columns that name a line."""
 
@@ -85,3 +89,68 @@ def match_lines(
             taken |= used
             found.append((name_a, name_b, rows))
     return found
+
+
+@dataclass(frozen=True)
+class Junction:
+    """A three-phase point between two temperatures: two gaps beside each other on one side, one gap on the other.
+
+    Attributes:
+        below, above: the temperatures, K.
+        left, right: numbers of the lines of the two gaps.
+        whole: number of the line of the one gap.
+        parted_below: whether the two gaps are at `below` (their middle phase decomposes on heating).
+    """
+
+    below: float
+    above: float
+    left: int
+    right: int
+    whole: int
+    parted_below: bool
+
+    @property
+    def kind(self) -> str:
+        """``peritectoid`` where the middle phase is stable below, ``eutectoid`` where it is stable above."""
+        return "peritectoid" if self.parted_below else "eutectoid"
+
+
+def encloses(whole: pd.Series, left: pd.Series, right: pd.Series) -> bool:
+    """Return whether one gap stands for two beside each other, with the phase between these inside it."""
+    low, high = float(whole["x_left"]), float(whole["x_right"])
+    middle, margin = (left["x_right"] + right["x_left"]) / 2, INSIDE * (high - low)
+    covered = [
+        (min(high, part["x_right"]) - max(low, part["x_left"])) > 0.5 * (part["x_right"] - part["x_left"])
+        for part in (left, right)
+    ]
+    return bool(all(covered) and low + margin < middle < high - margin)
+
+
+def find_junctions(points: pd.DataFrame) -> list[Junction]:
+    """Return the three-phase points of one source (criterion, method and cell), from low to high temperature.
+
+    Args:
+        points: its two-phase points (`two_phase_points`).
+    """
+    isotherms = [
+        (float(kelvin), [row for _, row in part.sort_values("x_left").iterrows()])
+        for kelvin, part in points.groupby("temperature", sort=True)
+    ]
+    found = []
+    for (below, lower), (above, upper) in itertools.pairwise(isotherms):
+        for two, one, parted_below in ((lower, upper, True), (upper, lower, False)):
+            for left, right in itertools.pairwise(two):
+                whole = [gap for gap in one if encloses(gap, left, right)]
+                if whole:
+                    numbers = (int(p["boundary"]) for p in (left, right, whole[0]))
+                    found.append(Junction(below, above, *numbers, parted_below))
+    return found
+
+
+def cut_line(line: pd.DataFrame, junctions: Sequence[Junction]) -> list[pd.DataFrame]:
+    """Return the pieces of a line between the three-phase points at which one of its two phases becomes another."""
+    number = int(line["boundary"].iloc[0])
+    temperature = line["temperature"].to_numpy(float)
+    cuts = [j.below for j in junctions if number == j.whole and number in (j.left, j.right)]
+    piece = np.searchsorted(np.unique(cuts), temperature, side="left")
+    return [line[piece == k] for k in np.unique(piece)]
