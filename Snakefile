@@ -31,6 +31,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,
         FIGURES,
         results("summary.html"),
@@ -70,4 +71,5 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,
