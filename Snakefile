@@ -31,6 +31,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,
         expand("{solution}.tdb", solution=SOLUTIONS),
         FIGURES,
@@ -71,4 +72,5 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "write_summary"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -53,6 +53,7 @@ CONFIG_EDITS = {
 
 MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
+    "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
     "phases/calphad.py": CALPHAD,
     "thermo/order_parameters.py": {*LABELS, *CALPHAD},

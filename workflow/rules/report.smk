@@ -343,6 +343,8 @@ rule write_summary:
             "results/{{study}}/phases/{criterion}.json",
             criterion=CONFIG["phases"]["criteria"],
         ),
+        consistency="results/{study}/phases/consistency.csv",
+        consistency_notes="results/{study}/phases/consistency.json",
         solutions=expand("{solution}.json", solution=SOLUTIONS),
     output:
         page=report(
