@@ -225,7 +225,7 @@ def fit_redlich_kister(
 
 
 def describe_fit(fit: RedlichKister, source: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of the JSON file beside the TDB; energies in eV/atom, coefficients in J/mol as in the TDB."""
+    """Return the content of the JSON file beside the TDB; energies in eV/atom, coefficients those of (1 - 2x)^n."""
     return {
         **source,
         "species": list(fit.species),
