@@ -8,7 +8,7 @@ import pytest
 
 BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
-FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
+FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
 LABELS = {"label_phases", "plot_phases"}
 CALPHAD = {"export_tdb", "write_summary"}  # of the first method with samples, SNIS in the tiny study
@@ -34,7 +34,10 @@ def put(*keys_and_value):
 
 CONFIG_EDITS = {
     "boundary tolerance": (put("phases", "composition_jump", "n_sigma", 7.5), BOUNDARIES),
-    "tangent setting": (put("phases", "common_tangent", "n_sigma", 5.0), {"compute_model_errors", *BOUNDARIES}),
+    "tangent setting": (
+        put("phases", "common_tangent", "n_sigma", 5.0),
+        {"compute_model_errors", "plot_tangents", *BOUNDARIES},
+    ),
     "free-energy replicates": (
         put("free_energy", "replicates", 40),
         {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
@@ -52,7 +55,7 @@ CONFIG_EDITS = {
 }
 
 MODULE_EDITS = {
-    "phases/alpha_shape.py": BOUNDARIES,
+    "phases/alpha_shape.py": {"plot_tangents", *BOUNDARIES},
     "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
     "phases/calphad.py": CALPHAD,
@@ -64,6 +67,7 @@ MODULE_EDITS = {
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": {"plot_phase_diagram"},
+    "plotting/free_energy.py": {"plot_tangents"},
     "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES},
     "settings.py": set(),
 }

@@ -241,5 +241,12 @@ SOLUTIONS = [
     )
     for cell in LABELLED_CELLS
 ]
+# Cells whose free energies are drawn with their tangents, with the method they are from.
+TANGENT_CELLS = {
+    cell: next(m for m in RESOLVED if m in CONFIG["cells"][cell]["methods"])
+    for cell in DIAGRAM_CELLS
+    if set(RESOLVED) & set(CONFIG["cells"][cell]["methods"])
+    and "common_tangent" in CONFIG["phases"]["criteria"]
+}
 # A pattern that matches nothing where there is none.
 NOTHING = "(?!)"
