@@ -15,6 +15,7 @@ from segalflow.reporting import (
     describe_data,
     describe_ensembles,
     describe_expansion,
+    describe_generations,
     describe_model,
     describe_samplers,
     describe_solutions,
@@ -24,13 +25,14 @@ from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
     lattice = snakemake.params.lattice
-    manifest = read_table(snakemake.input.manifest) if snakemake.input.get("manifest") else None
     sections = []
-    for (name, settings), excluded in zip(snakemake.params.calculations.items(), snakemake.input.excluded, strict=True):
+    for (name, settings), manifest, excluded in zip(
+        snakemake.params.calculations.items(), snakemake.input.manifests, snakemake.input.excluded, strict=True
+    ):
         faults = check_engine(
             settings["engine"], settings["parameters"], lattice["species"], settings["allow_unphysical"]
         )
-        sections.append(describe_data(name, settings["engine"], faults, manifest, read_table(excluded)))
+        sections.append(describe_data(name, settings["engine"], faults, read_table(manifest), read_table(excluded)))
     for name, metrics, hull, predictions in zip(
         snakemake.params.expansions,
         snakemake.input.metrics,
@@ -39,6 +41,8 @@ with logged(snakemake.log[0]) as log:
         strict=True,
     ):
         sections.append(describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions)))
+    for path in snakemake.input.generations:
+        sections.append(describe_generations(Path(path).parent.name, read_table(path)))
     for path in snakemake.input.models:
         sections.append(describe_model(Path(path).parent.name, read_json(path)))
     notes = [read_json(path) for path in snakemake.input.notes]

@@ -33,16 +33,17 @@ class Project:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
         return done
 
-    def planned(self) -> Counter[str]:
+    def planned(self, *targets: str) -> Counter[str]:
         """Jobs a run would start now, by rule (without the targets)."""
-        done = self.snakemake("--dry-run")
+        done = self.snakemake("--dry-run", *targets)
         text = done.stdout + done.stderr
         if "Nothing to be done" in text:
             return Counter()
         table = re.search(r"^job\s+count\n[-\s]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
         assert table, text
         jobs = Counter({row.split()[0]: int(row.split()[1]) for row in table.group(1).splitlines() if row.strip()})
-        jobs.pop("all", None)
+        for target in ("all", *targets):
+            jobs.pop(target, None)
         return jobs
 
     def config(self, change) -> None:

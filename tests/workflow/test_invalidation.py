@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -126,3 +128,48 @@ def test_a_larger_pool_calculates_only_new_structures(fresh_project) -> None:
     assert len(records) == 10 > before
     oldest = sorted(p.stat().st_mtime for p in records)
     assert oldest[before] > oldest[before - 1]
+
+
+def generations(number):
+    def change(config):
+        config["structures"].update(generations=number, initial=4)
+        config["expansions"]["main"].update(
+            proposals={"number": 1, "max_atoms": 3}, ground_states={"repeats": [[2, 2, 2]], "sweeps": 2, "max_atoms": 3}
+        )
+
+    return change
+
+
+def test_generations_are_unrolled_and_more_of_them_repeat_nothing(tiny_run, tmp_path) -> None:
+    project = replace(tiny_run, folder=tmp_path / "copy")
+    shutil.copytree(tiny_run.folder, project.folder)
+    records = project.folder / "results" / "tiny" / "dft" / "emt" / "records"
+    calculated = {p.name: p.stat().st_mtime_ns for p in records.iterdir()}
+    project.config(generations(1))
+    jobs = project.planned()
+    # The pool of four is what it begins with; its calculations are those that are there.
+    assert not set(jobs) & {"enumerate_structures", "calculate_structure", "write_model"}
+    after = {"gather_generations": 1, "tabulate_generations": 1, "build_dataset": 1, "fit_expansion": 1}
+    assert {rule: jobs[rule] for rule in after} == after
+    assert jobs["propose_generation"] == 2
+    table = "results/tiny/expansion/main/generations.csv"
+    project.snakemake("expansions", table)
+    new = {p.name for p in records.iterdir()} - set(calculated)
+    assert len(new) == 1
+    assert {name: (records / name).stat().st_mtime_ns for name in calculated} == calculated
+    assert not project.planned("expansions", table)
+    project.config(generations(2))
+    assert project.planned("expansions", table) == {**after, "calculate_structure": 1, "propose_generation": 1}
+    project.config(generations(1))
+    assert not project.planned("expansions", table)
+
+
+def test_more_to_begin_with_than_there_is_is_one_sentence(project) -> None:
+    project.config(generations(1))
+    project.config(put("structures", "initial", 9))
+    done = project.snakemake("--dry-run", check=False)
+    assert done.returncode != 0
+    assert (
+        "structures.initial: expected at most 4, the structures of up to 2 atoms, found 9" in done.stdout + done.stderr
+    )
+    assert "Traceback" not in done.stdout + done.stderr

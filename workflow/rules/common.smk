@@ -19,7 +19,13 @@ sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from segalflow.errors import SegalflowError
 from segalflow.provenance import SourceIndex, code_fingerprint, derive_seed
-from segalflow.study import cell_settings, energy_unit, kinds_of, prepare_study
+from segalflow.study import (
+    cell_settings,
+    energy_unit,
+    kinds_of,
+    prepare_study,
+    proposers_of,
+)
 
 try:
     CONFIG = prepare_study(
@@ -42,6 +48,7 @@ wildcard_constraints:
     cell="|".join(CONFIG["cells"]),
     structure="[0-9a-f]+",
     criterion="|".join(CONFIG["phases"]["criteria"]),
+    generation="[1-9][0-9]*",
 
 
 def results(path):
@@ -73,6 +80,12 @@ def calculation(wildcards):
         for k, v in CONFIG["calculations"][wildcards.calculation].items()
         if k != "minimum_fraction"
     }
+
+
+def some(*keys, of):
+    """Some entries of a block of the config, so that others of it concern other rules alone."""
+    whole = block(*of)
+    return lambda wildcards: {k: whole(wildcards)[k] for k in keys}
 
 
 def for_cell(name):
@@ -123,6 +136,9 @@ def hull_if_any(wildcards):
 
 def pool_if_any(wildcards):
     """The pool of structures, where the wildcard's cell has a hull to find in it."""
+    name = CONFIG["cells"][wildcards.cell]["expansion"]
+    if name in WITH_HULL and name not in PUBLISHED and PROPOSERS:
+        return results(f"dft/{CONFIG['expansions'][name]['calculation']}/pool.extxyz")
     return results("structures/pool.extxyz") if hull_if_any(wildcards) else []
 
 
@@ -190,12 +206,6 @@ def boundary_sources(wildcards):
     return free_energies(DIAGRAM_CELLS)
 
 
-def structure_ids():
-    """Ids of the selected structures, known once the pool is made."""
-    folder = checkpoints.enumerate_structures.get(study=STUDY).output.folder
-    return sorted(path.stem for path in Path(folder).glob("*.extxyz"))
-
-
 ENSEMBLES = ensembles(CONFIG["cells"])
 DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
 # Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
@@ -216,6 +226,10 @@ GRAPHS = [
 ]
 FITTED = [name for name in WITH_HULL if name not in PUBLISHED + GRAPHS]
 EXPANSIONS = PUBLISHED + FITTED
+# The fits that propose structures, by calculation, where the study has generations.
+GENERATIONS = CONFIG["structures"]["generations"]
+PROPOSERS = proposers_of(CONFIG)
+PROPOSING = sorted(name for names in PROPOSERS.values() for name in names)
 DIAGRAM_HULLS = sorted(
     {CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS} & set(WITH_HULL)
 )

@@ -1,10 +1,11 @@
 # Which rule makes the energies of a calculation follows from its engine and mode.
 include: "dft_inputs.smk"
+include: "generation_inputs.smk"
 
 
 rule calculate_structure:
     input:
-        structure="results/{study}/structures/items/{structure}.extxyz",
+        structure=structure_file,
     output:
         record="results/{study}/dft/{calculation}/records/{structure}.json",
     log:
@@ -29,7 +30,7 @@ rule calculate_structure:
 
 rule run_vasp:
     input:
-        structure="results/{study}/structures/items/{structure}.extxyz",
+        structure=structure_file,
     output:
         record="results/{study}/dft/{calculation}/records/{structure}.json",
     log:

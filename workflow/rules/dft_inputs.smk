@@ -19,7 +19,7 @@ def of_this(path):
 
 def dataset_pool(wildcards):
     """Structures that the dataset is made of."""
-    if made_before(wildcards):
+    if made_before(wildcards) or PROPOSERS:
         return of_this("pool.extxyz")(wildcards)
     return results("structures/pool.extxyz")
 
@@ -28,7 +28,9 @@ def dataset_records(wildcards):
     """Records of all of them."""
     if made_before(wildcards):
         return [of_this("records.json")(wildcards)]
-    return [of_this(f"records/{name}.json")(wildcards) for name in structure_ids()]
+    return [
+        of_this(f"records/{name}.json")(wildcards) for name in structure_ids(wildcards)
+    ]
 
 
 def dataset_rejects(wildcards):

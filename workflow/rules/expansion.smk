@@ -167,7 +167,9 @@ rule propose_structures:
     params:
         code=code("propose_structures.py"),
         ground_states=block("expansions", "{expansion}", "ground_states"),
-        proposals=block("expansions", "{expansion}", "proposals"),
+        proposals=some(
+            "number", "max_atoms", of=["expansions", "{expansion}", "proposals"]
+        ),
         seed=seed("search_ground_states"),
     script:
         "../../scripts/propose_structures.py"

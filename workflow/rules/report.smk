@@ -46,6 +46,37 @@ rule plot_expansion:
         "../../scripts/plot_expansion.py"
 
 
+rule plot_generations:
+    input:
+        table="results/{study}/expansion/{expansion}/generations.csv",
+    output:
+        generations=report(
+            "results/{study}/figures/generations_{expansion}.svg",
+            caption="../report/generations.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "active learning", "expansion": "{expansion}"},
+        ),
+        beside=multiext(
+            "results/{study}/figures/generations_{expansion}", ".png", ".csv"
+        ),
+    log:
+        "logs/{study}/plot_generations/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_generations/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(PROPOSING) or NOTHING,
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_generations.py"),
+    script:
+        "../../scripts/plot_generations.py"
+
+
 rule plot_crystal_graph:
     input:
         metrics="results/{study}/expansion/{expansion}/metrics.json",
@@ -342,7 +373,7 @@ rule plot_tangents:
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
-        manifest=results("structures/manifest.csv") if CONFIG["calculations"] else [],
+        manifests=manifests,
         excluded=expand(
             "results/{{study}}/dft/{calculation}/excluded.csv",
             calculation=CONFIG["calculations"],
@@ -362,6 +393,10 @@ rule write_summary:
         models=expand(
             "results/{{study}}/expansion/{expansion}/model.json",
             expansion=[name for name in CONFIG["expansions"] if name not in WITH_HULL],
+        ),
+        generations=expand(
+            "results/{{study}}/expansion/{expansion}/generations.csv",
+            expansion=PROPOSING,
         ),
         cells=expand("results/{{study}}/cells/{cell}.json", cell=CONFIG["cells"]),
         samplers=expand(
@@ -406,6 +441,7 @@ rule write_summary:
 
 FIGURES = [
     *expand(results("figures/hull_{expansion}.svg"), expansion=WITH_HULL),
+    *expand(results("figures/generations_{expansion}.svg"), expansion=PROPOSING),
     *expand(
         results("figures/{figure}_{cell}.svg"),
         figure=["training", "ness"],

@@ -16,6 +16,6 @@ checkpoint enumerate_structures:
     params:
         code=code("enumerate_structures.py"),
         lattice=block("lattice"),
-        structures=block("structures"),
+        structures=some("max_atoms", of=["structures"]),
     script:
         "../../scripts/enumerate_structures.py"

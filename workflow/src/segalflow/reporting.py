@@ -154,6 +154,44 @@ def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame
     return section
 
 
+def describe_generations(name: str, table: pd.DataFrame) -> Section:
+    """Return the section on active learning, from the table of generations of one expansion."""
+    section = Section(f"Active learning for '{name}'")
+    first, last = table.iloc[0], table.iloc[-1]
+    section.sentences.append(
+        f"{first['n_calculations']} structures to begin with and {last['n_calculations'] - first['n_calculations']} "
+        f"in {len(table) - 1} generations that the fit asked for: cross-validation from {1000 * first['cv']:.2f} to "
+        f"{1000 * last['cv']:.2f} meV/atom."
+    )
+    if last["settled"]:
+        section.sentences.append("Hull and cross-validation have settled: the fit asks for nothing more.")
+    else:
+        section.warnings.append(
+            f"After {len(table) - 1} generations hull and cross-validation have not settled (settings: proposals); "
+            "more of them can be asked for with structures.generations, and nothing is calculated twice."
+        )
+    if last["n_below_hull"]:
+        section.warnings.append(
+            f"The expansion puts {last['n_below_hull']} structure(s) that were not calculated below the hull, the "
+            f"lowest by {1000 * last['worst_violation']:.1f} meV/atom ({last['worst_structure']})."
+        )
+    rows = [
+        [
+            str(row["generation"]),
+            str(row["n_new"]),
+            str(row["n_calculations"]),
+            f"{1000 * row['cv']:.2f}",
+            f"{1000 * row['rmse']:.2f}",
+            f"{1000 * row['worst_violation']:.2f}",
+            row["new_ground_states"] if isinstance(row["new_ground_states"], str) else "",
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["generation", "new", "calculations", "cross-validation", "RMSE", "worst violation", "new ground states"]
+    section.tables.append(Table("Generations of calculations (energies in meV/atom)", columns, rows))
+    return section
+
+
 def describe_model(name: str, content: Mapping[str, Any]) -> Section:
     """Return the section on a Hamiltonian given by its parameters, from the content of its model file."""
     section = Section(f"Model '{name}'")

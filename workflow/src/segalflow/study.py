@@ -12,7 +12,8 @@ from typing import Any
 
 from segalflow.cells import build_cell, choose_grid
 from segalflow.dft.engines import check_engine
-from segalflow.energy.kinds import KINDS, Kind, check_kind, check_methods, kind_of
+from segalflow.dft.ways import ENGINE, RUN, way_of
+from segalflow.energy.kinds import EXPANSION, KINDS, Kind, check_kind, check_methods, kind_of
 from segalflow.errors import SegalflowError, SettingsError, suggest
 from segalflow.lattice import Supercell, lattice_from_settings, square_sides, supercell_matrix
 from segalflow.settings import check_settings, merged
@@ -30,6 +31,21 @@ def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str,
 def kinds_of(config: Mapping[str, Any]) -> dict[str, Kind]:
     """Return the kind of every Hamiltonian of the config, by its name."""
     return {name: KINDS[kind_of(expansion)] for name, expansion in config["expansions"].items()}
+
+
+def proposers_of(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the fits that propose structures, by calculation; none where the study has no generations."""
+    if not config["structures"]["generations"]:
+        return {}
+    fits = {
+        name: fit
+        for name, fit in config["expansions"].items()
+        if kind_of(fit) == EXPANSION and "published" not in fit and fit["proposals"]["number"] > 0
+    }
+    return {
+        calculation: [name for name, fit in fits.items() if fit.get("calculation") == calculation]
+        for calculation in config["calculations"]
+    }
 
 
 def energy_unit(config: Mapping[str, Any], cell: str) -> str:
@@ -61,6 +77,7 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
         check_kind(name, expansion)
         if "calculation" in expansion:  # a published expansion needs none
             _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
+    _check_generations(config)
     for name, cell in config["cells"].items():
         _check_reference("cells", name, "expansion", cell["expansion"], config["expansions"])
         description = build_cell(name, lattice, cell["repeat"])
@@ -82,6 +99,27 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
             )
         choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
     return json.loads(json.dumps(config, sort_keys=True))
+
+
+def _check_generations(config: Mapping[str, Any]) -> None:
+    """Generations need calculations that the workflow can run, and a fit that says what it wants to know."""
+    number = config["structures"]["generations"]
+    if number and not config["calculations"]:
+        raise SettingsError(f"structures.generations: expected 0, found {number}: the study has no calculations")
+    for name, fits in proposers_of(config).items():
+        calculation = config["calculations"][name]
+        if way_of(calculation) not in (ENGINE, RUN):
+            how = f"'{calculation['engine']}'" + (f" of mode '{calculation['mode']}'" if "mode" in calculation else "")
+            raise SettingsError(
+                f"structures.generations: expected 0, found {number}: calculations.{name} is {how}, which cannot "
+                "calculate proposed structures by itself; generations need an engine, or vasp of mode 'run'"
+            )
+        if not fits:
+            raise SettingsError(
+                f"structures.generations: expected 0, found {number}: no cluster expansion is fitted to "
+                f"calculations.{name} that could propose its structures (expansions.<name>.calculation, and "
+                "proposals.number above 0)"
+            )
 
 
 def _check_start(config: Mapping[str, Any], name: str, start: str | None) -> None:

@@ -7,7 +7,7 @@ is least certain, chosen one after the other with the variance that the ones bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,8 @@ class LearningRun:
     Attributes:
         rounds: one row a fit: generation, n_calculations (usable or not), n_structures (usable), cv (10-fold,
             without the pure elements), rmse, n_below_hull (candidates not calculated that the model puts below the
-            data's hull), largest_stderr (of a candidate not calculated), hull (ids of the data's ground states), all
-            energies in eV/atom.
+            data's hull), worst_violation (by how much the lowest of them lies below), largest_stderr (of a candidate
+            not calculated), hull (ids of the data's ground states), all energies in eV/atom.
         choices: one row a calculation asked for: generation, structure, reason, energy (predicted), energy_stderr,
             calculated (its energy, NaN where it failed).
         energies: energies of the pool, NaN where not calculated or failed, shape (n_pool,).
@@ -134,6 +134,94 @@ def gap_to_hull(predicted: np.ndarray, x: np.ndarray, energies: np.ndarray) -> n
     return np.minimum(by_data, by_model)
 
 
+def is_calm(
+    row: Mapping[str, Any], before: Mapping[str, Any] | None, cv_tolerance: float, hull_tolerance: float = 0.0
+) -> bool:
+    """Whether a round changed nothing that matters: a run has settled after some calm rounds in a row.
+
+    Args:
+        row: hull (ids of the data's ground states), worst_violation (the largest distance at which the model puts a
+            candidate below the hull, eV/atom) and cv (eV/atom) of the round.
+        before: those of the round before, if any.
+        cv_tolerance: largest relative change of the cross-validation error.
+        hull_tolerance: largest harmless violation, eV/atom.
+    """
+    return bool(
+        before is not None
+        and row["hull"] == before["hull"]
+        and row["worst_violation"] <= hull_tolerance
+        and abs(row["cv"] - before["cv"]) <= cv_tolerance * before["cv"]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What a fitted expansion can choose from: the calculated structures, then the candidates.
+
+    Attributes:
+        pool: ideal structures.
+        n_known: how many of them, in front, are calculated.
+        design: correlation functions of the pool, shape (n_pool, n_clusters).
+        x: compositions.
+        energies: calculated energies, eV/atom, NaN of candidates.
+        fit: the expansion's ECIs with their covariance.
+    """
+
+    pool: list[Atoms]
+    n_known: int
+    design: np.ndarray
+    x: np.ndarray
+    energies: np.ndarray
+    fit: Regression
+
+    def gaps(self) -> np.ndarray:
+        """Return the predicted energies of the candidates relative to the hull (`gap_to_hull`), eV/atom."""
+        return gap_to_hull(self.design @ self.fit.coefficients, self.x, self.energies)[self.n_known :]
+
+    def stderr(self) -> np.ndarray:
+        """Return the standard errors of the candidates' predicted energies, eV/atom."""
+        rows = self.design[self.n_known :]
+        return np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, self.fit.covariance, rows), 0.0))
+
+    def choose(self, number: int, noise: float) -> tuple[pd.DataFrame, list[Atoms]]:
+        """Return the best `number` candidates as a table and as structures (`propose`)."""
+        left = np.arange(self.n_known, len(self.pool))
+        chosen = propose(self.fit, self.design, self.x, self.energies, left, number, max(noise, 1e-6))
+        index = chosen.pop("index").to_numpy(int)
+        chosen.insert(0, "structure", [self.pool[i].info["structure"] for i in index])
+        chosen.insert(2, "n_atoms", [len(self.pool[i]) for i in index])
+        chosen.insert(3, "x", self.x[index])
+        return chosen, [self.pool[i] for i in index]
+
+
+def gather_choices(
+    expansion: ClusterExpansion, dataset: Sequence[Atoms], candidates: Sequence[Atoms], tried: Collection[str] = ()
+) -> Choices:
+    """Return the calculated structures together with the candidates that are new.
+
+    Args:
+        expansion: a fit with the covariance of its ECIs.
+        dataset: calculated structures, with ``info`` structure and formation_energy.
+        candidates: structures to choose from; repeated ones, and those of the dataset, do not count.
+        tried: ids of structures whose calculation failed.
+
+    Raises:
+        ExpansionError: if the expansion has no covariance.
+    """
+    if expansion.eci_covariance is None:
+        raise ExpansionError("next structures: the expansion has no covariance of its ECIs (was it fitted here?)")
+    done = {s.info["structure"] for s in dataset} | set(tried)
+    fresh = {s.info["structure"]: s for s in candidates if s.info["structure"] not in done}
+    pool = [*dataset, *fresh.values()]
+    design = correlation_matrix(expansion.clusters, expansion.point_functions, expansion.lattice, pool)
+    second = expansion.lattice.species[0][1]
+    x = np.array([np.mean([s == second for s in a.get_chemical_symbols()]) for a in pool])
+    energies = np.full(len(pool), np.nan)
+    energies[: len(dataset)] = [s.info["formation_energy"] for s in dataset]
+    fit = Regression(np.array([c.eci for c in expansion.clusters]), expansion.eci_covariance, float("nan"))
+    return Choices(pool, len(dataset), design, x, energies, fit)
+
+
 def next_structures(
     expansion: ClusterExpansion,
     dataset: Sequence[Atoms],
@@ -159,23 +247,7 @@ def next_structures(
     Raises:
         ExpansionError: if the expansion has no covariance, or the dataset lacks a pure element.
     """
-    if expansion.eci_covariance is None:
-        raise ExpansionError("next structures: the expansion has no covariance of its ECIs (was it fitted here?)")
-    done = {s.info["structure"] for s in dataset} | set(tried)
-    fresh = {s.info["structure"]: s for s in candidates if s.info["structure"] not in done}
-    pool = [*dataset, *fresh.values()]
-    design = correlation_matrix(expansion.clusters, expansion.point_functions, expansion.lattice, pool)
-    second = expansion.lattice.species[0][1]
-    x = np.array([np.mean([s == second for s in a.get_chemical_symbols()]) for a in pool])
-    energies = np.full(len(pool), np.nan)
-    energies[: len(dataset)] = [s.info["formation_energy"] for s in dataset]
-    fit = Regression(np.array([c.eci for c in expansion.clusters]), expansion.eci_covariance, float("nan"))
-    chosen = propose(fit, design, x, energies, np.arange(len(dataset), len(pool)), number, max(noise, 1e-6))
-    index = chosen.pop("index").to_numpy(int)
-    chosen.insert(0, "structure", [pool[i].info["structure"] for i in index])
-    chosen.insert(2, "n_atoms", [len(pool[i]) for i in index])
-    chosen.insert(3, "x", x[index])
-    return chosen, [pool[i] for i in index]
+    return gather_choices(expansion, dataset, candidates, tried).choose(number, noise)
 
 
 def learn(
@@ -266,7 +338,7 @@ def learn(
         out = predict_out_of_fold(design[known], energies[known], weights, regression, alpha, folds)
         residual = rms(design[known] @ fit.coefficients - energies[known])
         left = np.flatnonzero(~asked)
-        gap = gap_to_hull(design @ fit.coefficients, x, energies)
+        gap = gap_to_hull(design @ fit.coefficients, x, energies)[left]
         spread = np.einsum("ij,jk,ik->i", design[left], fit.covariance, design[left])
         row = {
             "generation": len(rounds),
@@ -274,18 +346,13 @@ def learn(
             "n_structures": len(known),
             "cv": rms((out - energies[known])[mixed[known]]),
             "rmse": residual,
-            "n_below_hull": int((gap[left] < 0).sum()),
+            "n_below_hull": int((gap < 0).sum()),
+            "worst_violation": float(max(-gap.min(), 0.0)) if len(left) else 0.0,
             "largest_stderr": float(np.sqrt(max(spread.max(), 0.0))) if len(left) else 0.0,
             "hull": " ".join(pool[i].info["structure"] for i in hull),
             **(watch(fit, design, energies) if watch else {}),
         }
-        calm = bool(
-            rounds
-            and row["hull"] == rounds[-1]["hull"]
-            and row["n_below_hull"] == 0
-            and abs(row["cv"] - rounds[-1]["cv"]) <= cv_tolerance * rounds[-1]["cv"]
-        )
-        quiet = quiet + 1 if calm else 0
+        quiet = quiet + 1 if is_calm(row, rounds[-1] if rounds else None, cv_tolerance) else 0
         rounds.append(row)
         settled = (quiet >= patience and strategy == "active") or not len(left)
         number = min(per_round, max_calculations - int(asked.sum()))

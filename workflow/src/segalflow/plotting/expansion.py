@@ -223,3 +223,39 @@ def plot_active_learning(runs: pd.DataFrame, target: float) -> tuple[Figure, pd.
     below.set_ylabel("hull found (share)")
     below.set_xlabel("calculations")
     return figure, summary
+
+
+@figure_function
+def plot_generations(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Plot the errors of the fit and what it still puts below the hull against the number of calculations.
+
+    Args:
+        table: one row a generation (`segalflow.expansion.generations.generations_table`).
+
+    Returns:
+        The figure and its data, energies in meV/atom.
+    """
+    data = table[["generation", "n_calculations", "n_structures"]].copy()
+    for column in ("cv", "rmse", "worst_violation", "largest_stderr"):
+        data[f"{column}_meV"] = MEV * table[column]
+    data["new_ground_states"] = table["new_ground_states"].fillna("")
+    figure, (axes, below) = new_figure(
+        2, 1, width=ONE_COLUMN, height=3.4, sharex=True, gridspec_kw={"height_ratios": [1.6, 1]}
+    )
+    n = data["n_calculations"]
+    axes.plot(n, data["cv_meV"], "-o", ms=3, color=ORANGE, label="cross-validation")
+    axes.plot(n, data["rmse_meV"], "-s", ms=3, color=BLUE, label="fit")
+    axes.plot(n, data["largest_stderr_meV"], "--^", ms=3, color=GREY, label="least certain candidate")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("error (meV/atom)")
+    axes.legend()
+    below.plot(n, data["worst_violation_meV"], "-o", ms=3, color=VERMILION, label="lowest candidate")
+    found = [len(text.split("; ")) if text else 0 for text in data["new_ground_states"]]
+    top = max(float(data["worst_violation_meV"].max()), 1.0)
+    for at, height, number in zip(n, data["worst_violation_meV"], found, strict=True):
+        if number:
+            below.annotate(f"+{number}", (at, height), xytext=(3, 4), textcoords="offset points", fontsize=6.5)
+    below.set_ylim(-0.05 * top, 1.3 * top)
+    below.set_ylabel("below the hull\n(meV/atom)")
+    below.set_xlabel("calculations")
+    return figure, data
