@@ -17,6 +17,8 @@ CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sampl
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
+REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
+AFTER_REFINEMENT = {"merge_boundaries", "plot_phase_diagram", "write_summary"}
 DATASET = {"build_dataset", *FIT}
 
 
@@ -35,6 +37,7 @@ CONFIG_EDITS = {
     "boundary tolerance": (put("phases", "composition_jump", "n_sigma", 7.5), BOUNDARIES),
     "tangent setting": (put("phases", "common_tangent", "n_sigma", 5.0), {"compute_model_errors", *BOUNDARIES}),
     "free-energy replicates": (put("free_energy", "replicates", 40), {"compute_model_errors", *FREE_ENERGIES}),
+    "refinement": (put("refinement", "cells", ["main"]), {*REFINEMENT, *AFTER_REFINEMENT}),
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
@@ -49,6 +52,8 @@ CONFIG_EDITS = {
 MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
     "phases/model_error.py": {"compute_model_errors"},
+    "phases/refinement.py": set(),
+    "sampling/refined.py": set(),
     "thermo/order_parameters.py": LABELS,
     "thermo/reweighting.py": {"compute_model_errors", *FREE_ENERGIES},
     "expansion/fit.py": FIT,

@@ -19,7 +19,13 @@ sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from segalflow.errors import SegalflowError
 from segalflow.provenance import SourceIndex, code_fingerprint, derive_seed
-from segalflow.study import cell_settings, energy_unit, kinds_of, prepare_study
+from segalflow.study import (
+    cell_settings,
+    energy_unit,
+    kinds_of,
+    prepare_study,
+    refined_criteria,
+)
 
 try:
     CONFIG = prepare_study(
@@ -42,6 +48,7 @@ wildcard_constraints:
     cell="|".join(CONFIG["cells"]),
     structure="[0-9a-f]+",
     criterion="|".join(CONFIG["phases"]["criteria"]),
+    round="[1-9]",
 
 
 def results(path):
@@ -185,6 +192,29 @@ def boundary_sources(wildcards):
     ]
 
 
+def swept_so_far(wildcards):
+    """Table and samples of the SNIS sweep before a round of refinement."""
+    before = int(wildcards.round) - 1
+    stem = f"ensemble/{wildcards.cell}/snis" + (f"_refined_{before}" if before else "")
+    return {"table": results(f"{stem}.nc"), "samples": results(f"{stem}_samples.nc")}
+
+
+def points_so_far(wildcards):
+    """Boundary tables that a round of refinement starts from."""
+    before = int(wildcards.round) - 1
+    if before:
+        return [results(f"phases/refined/{wildcards.cell}_{before}.csv")]
+    return expand(results("phases/{criterion}.csv"), criterion=REFINED_CRITERIA)
+
+
+def last_refined(suffix):
+    """Files of the last round of refinement of every refined cell."""
+    rounds = CONFIG["refinement"]["rounds"]
+    return [
+        results(f"phases/refined/{cell}_{rounds}.{suffix}") for cell in REFINED_CELLS
+    ]
+
+
 def structure_ids():
     """Ids of the selected structures, known once the pool is made."""
     folder = checkpoints.enumerate_structures.get(study=STUDY).output.folder
@@ -221,6 +251,9 @@ LABELLED_CELLS = [
     if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
     and CONFIG["cells"][cell]["expansion"] in WITH_HULL
 ]
+# Cells whose sweep gets more conditions where boundaries are uncertain, and the criteria that these are for.
+REFINED_CELLS = CONFIG["refinement"]["cells"]
+REFINED_CRITERIA = refined_criteria(CONFIG)
 # Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
 MODEL_ERROR_CELLS = {
     cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])

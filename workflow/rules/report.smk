@@ -342,7 +342,8 @@ rule write_summary:
         notes=expand(
             "results/{{study}}/phases/{criterion}.json",
             criterion=CONFIG["phases"]["criteria"],
-        ),
+        )
+        + last_refined("json"),
     output:
         page=report(
             "results/{study}/summary.html",
