@@ -32,6 +32,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,
         FIGURES,
         results("summary.html"),
@@ -71,4 +72,5 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        results("phases/consistency.csv"),
         MODEL_ERRORS,

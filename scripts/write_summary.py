@@ -6,10 +6,12 @@ from segalflow.artefacts import read_json, read_table
 from segalflow.dft.engines import check_engine
 from segalflow.ensemble import read_ensemble
 from segalflow.phases.boundaries import read_boundaries
+from segalflow.phases.consistency import CHECKS, read_consistency
 from segalflow.reporting import (
     describe_agreement,
     describe_boundaries,
     describe_cells,
+    describe_consistency,
     describe_data,
     describe_ensembles,
     describe_expansion,
@@ -47,6 +49,11 @@ with logged(snakemake.log[0]) as log:
         describe_ensembles([read_ensemble(path) for path in snakemake.input.tables]),
         describe_agreement(read_table(snakemake.input.summary)),
         describe_boundaries(read_boundaries(snakemake.input.boundaries), {n["criterion"]: n["notes"] for n in notes}),
+        describe_consistency(
+            read_consistency(snakemake.input.consistency),
+            CHECKS,
+            read_json(snakemake.input.consistency_notes)["notes"],
+        ),
     ]
     write_summary(
         snakemake.output.page,

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "write_summary"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -18,7 +18,7 @@ LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
-AFTER_REFINEMENT = {"merge_boundaries", "plot_phase_diagram", "write_summary"}
+AFTER_REFINEMENT = {"merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
 DATASET = {"build_dataset", *FIT}
 
 
@@ -51,6 +51,7 @@ CONFIG_EDITS = {
 
 MODULE_EDITS = {
     "phases/alpha_shape.py": BOUNDARIES,
+    "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
     "phases/refinement.py": set(),
     "sampling/refined.py": set(),

@@ -180,16 +180,21 @@ def labels(cells):
     ]
 
 
+def free_energies(cells):
+    """Free energies of some cells, of the methods that resolve composition."""
+    return [
+        results(f"free_energy/{cell}/{method}.nc")
+        for cell in cells
+        for method in CONFIG["cells"][cell]["methods"]
+        if method in RESOLVED
+    ]
+
+
 def boundary_sources(wildcards):
     """Free energies or ensemble tables, whichever the criterion reads."""
     if wildcards.criterion not in FROM_FREE_ENERGY:
         return ensembles(DIAGRAM_CELLS)
-    return [
-        results(f"free_energy/{cell}/{method}.nc")
-        for cell in DIAGRAM_CELLS
-        for method in CONFIG["cells"][cell]["methods"]
-        if method in RESOLVED
-    ]
+    return free_energies(DIAGRAM_CELLS)
 
 
 def swept_so_far(wildcards):

@@ -74,6 +74,29 @@ rule merge_boundaries:
         "../../scripts/merge_boundaries.py"
 
 
+rule check_consistency:
+    input:
+        boundaries="results/{study}/phases/boundaries.csv",
+        free_energies=free_energies(DIAGRAM_CELLS),
+    output:
+        table="results/{study}/phases/consistency.csv",
+        notes="results/{study}/phases/consistency.json",
+    log:
+        "logs/{study}/check_consistency.log",
+    benchmark:
+        "results/{study}/benchmarks/check_consistency.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=code("check_consistency.py"),
+    script:
+        "../../scripts/check_consistency.py"
+
+
 rule compute_model_errors:
     input:
         cells=[results(f"cells/{cell}.json") for cell in MODEL_ERROR_CELLS],

@@ -344,6 +344,8 @@ rule write_summary:
             criterion=CONFIG["phases"]["criteria"],
         )
         + last_refined("json"),
+        consistency="results/{study}/phases/consistency.csv",
+        consistency_notes="results/{study}/phases/consistency.json",
     output:
         page=report(
             "results/{study}/summary.html",

@@ -276,6 +276,56 @@ def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[s
     return section
 
 
+WITHIN = 1.96
+"""Errors within which 95 % of calibrated differences lie."""
+
+
+def describe_consistency(table: pd.DataFrame, checks: Mapping[str, str], notes: Sequence[str]) -> Section:
+    """Return the section on the boundaries' consistency: how many comparisons hold, and the farthest of each check.
+
+    Args:
+        table: comparisons (`segalflow.phases.consistency.COLUMNS`).
+        checks: what each check compares, in words.
+        notes: sentences on what could not be compared.
+    """
+    section = Section("Consistency of the boundaries")
+    rows = []
+    for check, words in checks.items():
+        part = table[table["check"] == check]
+        if not len(part):
+            section.sentences.append(f"{words[0].upper()}{words[1:]}: nothing to compare.")
+            continue
+        held = part["z"].abs() <= WITHIN
+        worst = part.loc[part["z"].abs().idxmax()]
+        beside = [f"{worst['other_criterion']} of {worst['other_method']}"] if worst["other_method"] else []
+        named = " and ".join([f"{worst['criterion']} of {worst['method']}", *beside])
+        sentence = (
+            f"{words[0].upper()}{words[1:]}: {int(held.sum())} of {len(part)} comparisons ({100 * held.mean():.0f} %) "
+            f"hold within 95 % intervals; the farthest is {worst['quantity']} at {worst['temperature']:g} "
+            f"({named}, {worst['cell']}, line {worst['boundary']}): {worst['value']:.4g} ± {worst['value_stderr']:.2g} "
+            f"against {worst['other_value']:.4g} ± {worst['other_stderr']:.2g}, z = {worst['z']:.1f}."
+        )
+        (section.warnings if held.mean() < 0.9 else section.sentences).append(sentence)
+        keys = ["cell", "criterion", "method", "other_criterion", "other_method"]
+        for (cell, criterion, method, other_criterion, other_method), same in part.groupby(keys, sort=True):
+            other = f" – {other_criterion}, {other_method}" if other_method else ""
+            z = same["z"].to_numpy(float)
+            rows.append(
+                [
+                    f"{check}: {criterion}, {method}{other} ({cell})",
+                    str(len(z)),
+                    f"{100 * np.mean(np.abs(z) <= WITHIN):.0f} %",
+                    _number(float(np.sqrt(np.mean(z**2))), 2),
+                    _number(float(z[np.abs(z).argmax()]), 1),
+                ]
+            )
+    if rows:
+        columns = ["check, criterion and method", "comparisons", "within 95 %", "rms z", "farthest z"]
+        section.tables.append(Table("Boundaries against thermodynamics and each other", columns, rows))
+    section.sentences.extend(notes)
+    return section
+
+
 def write_summary(
     path: str | Path,
     template: str | Path,

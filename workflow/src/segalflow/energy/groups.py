@@ -119,23 +119,60 @@ SITES_AT_ONCE = 256
 """Sites whose groups are made together: their monomials are the largest temporary arrays."""
 
 
+def monomials_through(
+    members: np.ndarray, sites: np.ndarray, n_sites: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, some sites at a time, the monomials through each of `sites` (increasing).
+
+    Args:
+        members: sites of monomials of one order, shape (n, k).
+        sites: the sites.
+        n_sites: of the cell.
+
+    Yields:
+        owner (number in `sites`), other sites (m, k - 1) and row in `members`, by row.
+    """
+    for low in range(0, len(sites), SITES_AT_ONCE):
+        number = np.full(n_sites, -1)
+        number[sites[low : low + SITES_AT_ONCE]] = np.arange(low, min(low + SITES_AT_ONCE, len(sites)))
+        owner = number[members]
+        rows, columns = np.nonzero(owner >= 0)
+        keep = np.arange(members.shape[1]) != columns[:, None]
+        yield owner[rows, columns], members[rows][keep].reshape(len(rows), members.shape[1] - 1), rows
+
+
 def site_groups(model: SpinPolynomial, pack: int) -> GroupTable:
     """Return the groups of every site's other spins (for local fields)."""
+    sites = np.arange(model.n_sites) if model.cell is None else np.zeros(1, np.int64)
 
     def monomials() -> Iterator[Monomials]:
         for members, values in zip(model.members, model.coefficients, strict=True):
             if not len(values):
                 continue
             coefficients, kind = distinct_coefficients(values)
-            for low in range(0, model.n_sites, SITES_AT_ONCE):
-                chosen = (members >= low) & (members < low + SITES_AT_ONCE)
-                rows, columns = np.nonzero(chosen)
-                others = members[rows]
-                keep = np.arange(members.shape[1]) != columns[:, None]
-                others = others[keep].reshape(len(rows), -1)
-                yield Monomials(members[rows, columns], others, kind[rows], coefficients)
+            for owner, others, rows in monomials_through(members, sites, model.n_sites):
+                yield Monomials(owner, others, kind[rows], coefficients)
 
-    return group_monomials(model.n_sites, model.n_sites, monomials(), pack)
+    table = group_monomials(model.n_sites, len(sites), monomials(), pack)
+    return table if model.cell is None else _translated(table, model)
+
+
+def _translated(table: GroupTable, model: SpinPolynomial) -> GroupTable:
+    """Return the groups of all sites from those of site 0."""
+    n_sites, n_groups, length = model.n_sites, len(table.coefficient), len(table.index)
+    near, number = np.unique(table.index, return_inverse=True)
+    real = near[near < n_sites]  # the all-zero row, if any, is the last and stays
+    moved = np.full((n_sites, len(near)), n_sites, dtype=table.index.dtype)
+    moved[:, : len(real)] = model.translated(real)
+    return GroupTable(
+        np.arange(n_sites + 1) * n_groups,
+        np.tile(table.n_others, n_sites),
+        np.tile(table.n_packs, n_sites),
+        (np.arange(n_sites)[:, None] * length + table.position).ravel(),
+        np.tile(table.coefficient, n_sites),
+        moved[:, number.ravel()].ravel(),
+        np.repeat(table.base, n_sites),
+    )
 
 
 def energy_groups(model: SpinPolynomial, pack: int) -> GroupTable:

@@ -53,6 +53,8 @@ class SpinPolynomial:
         constant: energy of the empty product, eV.
         members: the sites of the monomials by order: ``members[k-1]`` has shape (n_k, k), int32, rows sorted.
         coefficients: their coefficients, ``coefficients[k-1]`` of shape (n_k,), eV.
+        cell: a cell of one sublattice, sites in its order, whose translations leave the polynomial as it is; None if
+            nothing is known of any.
     """
 
     n_sites: int
@@ -61,6 +63,7 @@ class SpinPolynomial:
     coefficients: tuple[np.ndarray, ...]
     boltzmann: float = BOLTZMANN_EV_PER_K
     energy_unit: str = "eV"
+    cell: Supercell | None = None
 
     @property
     def n_species(self) -> np.ndarray:
@@ -103,6 +106,11 @@ class SpinPolynomial:
             np.ascontiguousarray(np.concatenate(others)[order_by_site]),
         )
 
+    def translated(self, sites: np.ndarray) -> np.ndarray:
+        """Return what `sites` (k,) become when site 0 is moved onto every site of the cell, shape (n_sites, k)."""
+        offsets = self.cell.sites[:, 1:]
+        return self.cell.site_index(0, (offsets[sites] - offsets[0])[None] + offsets[:, None])
+
     def energy(self, occupations: np.ndarray) -> np.ndarray:
         """Return total energies, shape (batch,), eV, of occupations 0/1, shape (batch, n_sites)."""
         return self.energy_of_spins(2 * np.asarray(occupations, dtype=np.int8) - 1)
@@ -134,7 +142,7 @@ class SpinPolynomial:
         return polynomial_from_terms(self.n_sites, self.constant, terms, self.boltzmann, self.energy_unit)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_monomials(spins, members, coefficients, total):  # pragma: no cover - compiled
     batch, order = spins.shape[0], members.shape[1]
     for b in range(batch):
@@ -147,7 +155,7 @@ def _add_monomials(spins, members, coefficients, total):  # pragma: no cover - c
         total[b] += accumulated
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _local_fields(spins, start, coefficient, n_others, others, fields):  # pragma: no cover - compiled
     for b in range(spins.shape[0]):
         for i in range(spins.shape[1]):
@@ -224,7 +232,9 @@ class _Monomials:
         self.rows.setdefault(order, []).append(sites.astype(np.int32))
         self.values.setdefault(order, []).append(values)
 
-    def polynomial(self, boltzmann: float, energy_unit: str, tiny: float) -> SpinPolynomial:
+    def polynomial(
+        self, boltzmann: float, energy_unit: str, tiny: float, cell: Supercell | None = None
+    ) -> SpinPolynomial:
         """Merge equal monomials; those of at most `tiny` times the largest coefficient are dropped."""
         members, coefficients = [], []
         for order in range(1, max(self.rows, default=1) + 1):
@@ -242,6 +252,7 @@ class _Monomials:
             tuple(c[k] for c, k in zip(coefficients, kept, strict=True)),
             boltzmann,
             energy_unit,
+            cell,
         )
 
 
@@ -296,7 +307,7 @@ def place_expansion(expansion: ClusterExpansion, cell: Supercell) -> SpinPolynom
             "are summed exactly, but the cell cannot show what they are for",
             cell.n_sites, len(too_large), len(expansion.clusters), ", ".join(too_large[:5]),
         )  # fmt: skip
-    return collected.polynomial(BOLTZMANN_EV_PER_K, "eV", tiny=1e-14)
+    return collected.polynomial(BOLTZMANN_EV_PER_K, "eV", tiny=1e-14, cell=cell)
 
 
 def ising_polynomial(cell: Supercell, coupling: float = 1.0) -> SpinPolynomial:
@@ -308,7 +319,7 @@ def ising_polynomial(cell: Supercell, coupling: float = 1.0) -> SpinPolynomial:
             [np.arange(cell.n_sites), cell.site_index(cell.sites[:, 0], cell.sites[:, 1:] + offset)]
         )
         collected.add(sites, np.full(cell.n_sites, -coupling / 2))
-    return collected.polynomial(boltzmann=1.0, energy_unit="J", tiny=1e-14)
+    return collected.polynomial(boltzmann=1.0, energy_unit="J", tiny=1e-14, cell=cell)
 
 
 def _nearest_neighbours(cell: Supercell) -> Sequence[np.ndarray]:

@@ -19,6 +19,7 @@ import xarray as xr
 from scipy.special import gammaln
 
 from segalflow.energy.polynomial import SpinPolynomial
+from segalflow.energy.surroundings import doubled_field, surroundings
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
@@ -38,27 +39,7 @@ _N_PLUS, _STEPS, _KNOWN, _UNVISITED, _ONE_OVER_T = range(5)
 _ENERGY, _LOG_F = range(2)
 
 
-def _monomials_of_sites(model: SpinPolynomial) -> tuple[np.ndarray, np.ndarray]:
-    """Return the monomials (counted through all orders) of each site, compressed rows: start and numbers."""
-    sites = np.concatenate([member.ravel() for member in model.members])
-    sizes = np.concatenate([np.full(len(c), k) for k, c in enumerate(model.coefficients, start=1)])
-    numbers = np.repeat(np.arange(model.n_monomials), sizes)
-    order = np.argsort(sites, kind="stable")
-    start = np.searchsorted(sites[order], np.arange(model.n_sites + 1))
-    # Unsigned: numba then leaves out the test for negative indices.
-    return start.astype(np.uint64), numbers[order].astype(np.uint32)
-
-
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
-def _doubled_share(terms, numbers, first, last):  # pragma: no cover - compiled
-    """Return twice the energy of some monomials: what flipping their common site takes from the energy."""
-    total = 0.0
-    for k in range(first, last):
-        total += terms[numbers[k]]
-    return 2.0 * total
-
-
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _random_word(state):  # pragma: no cover - compiled
     """Advance a xoshiro256++ generator, ``state`` uint64 (4,), and return its output (Blackman & Vigna 2021)."""
     a, b, c, d = state[0], state[1], state[2], state[3]
@@ -74,18 +55,18 @@ def _random_word(state):  # pragma: no cover - compiled
     return word
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _walk(
-    n_steps, mode, final_log_f, origin, width, stride, start, numbers, terms, spins, integers, floats, random, log_g,
-    visits, known, sums,
+    n_steps, mode, final_log_f, origin, width, stride, near, words, negative, integers, floats, random, log_g, visits,
+    known, sums,
 ):  # pragma: no cover - compiled  # fmt: skip
     """Do up to `n_steps` trial flips of one walker and return how many; stops once 1/t has reached `final_log_f`.
 
-    Histograms are flat: bin ``n_plus * stride + floor((U - origin) / width)``. `terms` are the energies of all
-    monomials as they are; a flip changes the sign of those of its site. The search keeps log f as it is, production
-    adds nothing.
+    Histograms are flat: bin ``n_plus * stride + floor((U - origin) / width)``. The search keeps log f as it is,
+    production adds nothing.
     """
-    n_sites = spins.shape[0]
+    kind, neighbours, start, n_others, first, position, factor, base, masks, windows, look_up = near
+    n_sites = negative.shape[0] - 1
     energy, log_f = floats[_ENERGY], floats[_LOG_F]
     n_plus, steps, n_known, unvisited = integers[_N_PLUS], integers[_STEPS], integers[_KNOWN], integers[_UNVISITED]
     tail = integers[_ONE_OVER_T] == 1
@@ -101,8 +82,12 @@ def _walk(
         word = _random_word(random)
         # 24 bits choose the site, 40 decide; sites differ by n_sites / 2^24, but a flip and its reverse do not.
         site = np.int64(((word >> np.uint64(40)) * np.uint64(n_sites)) >> np.uint64(24))
-        spin = spins[site]
-        moved = energy - _doubled_share(terms, numbers, start[site], start[site + 1])
+        spin = 1 - 2 * np.int64(negative[site])
+        field = doubled_field(
+            negative, site, words, kind, neighbours, start, n_others, first, position, factor, base, masks, windows,
+            look_up,
+        )  # fmt: skip
+        moved = energy - spin * field
         to_column = int((moved - origin) * inverse)
         to = (n_plus - spin) * stride + to_column
         if not known[to]:
@@ -117,9 +102,7 @@ def _walk(
             unvisited += 1
         gain = log_g[here] - log_g[to]
         if gain >= 0.0 or (np.float64(word & np.uint64(0xFFFFFFFFFF)) + 0.5) * 2.0**-40 < np.exp(gain):
-            spins[site] = -spin
-            for k in range(start[site], start[site + 1]):
-                terms[numbers[k]] = -terms[numbers[k]]
+            negative[site] ^= np.uint8(1)
             energy, n_plus, here, column = moved, n_plus - spin, to, to_column
         done += 1
         steps += 1
@@ -156,7 +139,7 @@ class _Walkers:
     """State of all walkers."""
 
     def __init__(self, model: SpinPolynomial, seed: int, walkers: int, width: float, by_composition: bool) -> None:
-        self.model, self.sites, self.width = model, _monomials_of_sites(model), width
+        self.model, self.near, self.width = model, surroundings(model), width
         # No energy lies outside c -+ sum |J|; one bin more on either side takes the rounding.
         reach = sum(float(np.abs(c).sum()) for c in model.coefficients)
         self.origin = model.constant - reach - width
@@ -171,7 +154,8 @@ class _Walkers:
         sources = np.random.SeedSequence(seed).spawn(walkers)
         self.random = np.array([source.generate_state(4, np.uint64) for source in sources])
         draws = (np.random.default_rng(source).integers(0, 2, model.n_sites) for source in sources)
-        self.spins = np.array([2 * draw - 1 for draw in draws], dtype=np.int64)
+        self.negative = np.array([[*(1 - draw), 0] for draw in draws], dtype=np.uint8)
+        self.words = self.near.work_space()
         self.known = np.zeros((walkers, size), dtype=bool)
         self.reset()
 
@@ -182,7 +166,7 @@ class _Walkers:
         self.log_g, self.visits = np.zeros(shape), np.zeros(shape, np.int64)
         self.sums = np.zeros((shape[0], 3, shape[1]))
         self.integers, self.floats = np.zeros((shape[0], 5), np.int64), np.ones((shape[0], 2))
-        self.integers[:, _N_PLUS] = np.sum(self.spins > 0, axis=1)
+        self.integers[:, _N_PLUS] = np.sum(self.negative[:, :-1] == 0, axis=1)
         self.integers[:, _KNOWN] = self.integers[:, _UNVISITED] = self.known.sum(axis=1)
 
     def fix_bias(self) -> None:
@@ -196,12 +180,10 @@ class _Walkers:
 
     def advance(self, walker: int, n_steps: int, mode: int, final_log_f: float = 0.0) -> int:
         """Do up to `n_steps` trial flips of one walker and return how many; energies restart from an exact one."""
-        spins = self.spins[walker]
-        parts = zip(self.model.members, self.model.coefficients, strict=True)
-        terms = np.concatenate([value * spins[member].prod(axis=1) for member, value in parts])
-        self.floats[walker, _ENERGY] = self.model.constant + terms.sum()
+        negative = self.negative[walker]
+        self.floats[walker, _ENERGY] = self.model.energy(1 - negative[None, :-1])[0]
         return _walk(
-            n_steps, mode, final_log_f, self.origin, self.width, self.stride, *self.sites, terms, spins,
+            n_steps, mode, final_log_f, self.origin, self.width, self.stride, self.near, self.words, negative,
             self.integers[walker], self.floats[walker], self.random[walker], self.log_g[walker],
             self.visits[walker], self.known[walker], self.sums[walker],
         )  # fmt: skip
@@ -270,7 +252,7 @@ def density_of_states(
 
 def _search(run: _Walkers, most: int) -> int:
     """Look for bins until the second half of the search met no new one; return the trial flips of each walker."""
-    walkers = len(run.spins)
+    walkers = len(run.negative)
     least = min(_SEARCH_SWEEPS * run.model.n_sites, most)
     searched = last_new = n_known = 0
     with bar(0, "Wang-Landau search", "flip") as shown:
