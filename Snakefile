@@ -21,6 +21,7 @@ include: "workflow/rules/segal.smk"
 include: "workflow/rules/sweep.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/phases.smk"
+include: "workflow/rules/refinement.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -6,15 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from segalflow.cells import Grid
 from segalflow.energy.polynomial import ising_polynomial, place_expansion
-from segalflow.ensemble import lower_ness
+from segalflow.ensemble import lower_ness, sampled_conditions
+from segalflow.errors import SamplingError
 from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.samples import spins_of
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
+from segalflow.sampling.refined import add_conditions
 from segalflow.segal.training import train
 from segalflow.thermo.comparison import compare_methods
+from segalflow.thermo.free_energy import compute_free_energy
+from segalflow.thermo.pooling import pool_samples
 
 TRAINING = {
     "objective": "likelihood",
@@ -65,6 +70,35 @@ def test_snis_agrees_with_the_exact_sum_within_its_errors(alloy, sampler) -> Non
         # Frozen conditions have no spread to be wrong about: the size of errors is judged where there is one.
         moving = part[part["difference"].abs() > 1e-6]
         assert 0.75 < np.sqrt(np.mean(moving["z"] ** 2)) < 1.25, name
+
+
+@pytest.mark.reference
+def test_conditions_added_to_a_sweep_agree_with_the_exact_sum_and_stay_in_the_trained_window(alloy, sampler) -> None:
+    model, cell = alloy
+    species = cell.lattice.species[0]
+    kept = []
+    settings = {"samples_per_condition": 400, "pool_sweeps": 200}
+    table = sample_importance(sampler, species, T[:3], MU, seed=1, collect=kept.append, **settings)
+    wanted = np.array([[True, False, True], [False, False, False], [False, True, False]])
+    grid = Grid(np.array([300.0, 450.0, 525.0]), np.array([-0.13, -0.005, 0.071]), "round 1", wanted)
+    refined, samples = add_conditions(table, kept[0], sampler, grid, number=1, seed=2, **settings)
+    assert np.array_equal(np.argwhere(refined["round"].values == 1), [[0, 3], [0, 10], [2, 7]])
+    old = refined.sel(temperature=T[:3], delta_mu=MU)
+    assert np.array_equal(old["composition"], table["composition"])
+    exact = enumerate_exactly(model, species, refined["temperature"].values, refined["delta_mu"].values)
+    new = refined["round"].values == 1
+    assert (refined["reliable"].values[new] == 1).all()
+    for name in ("log_z", "energy", "composition"):
+        z = (refined[name] - exact[name]).values[new] / refined[f"{name}_stderr"].values[new]
+        assert np.abs(z).max() < 4, name
+    free = compute_free_energy(refined, samples, replicates=20)
+    assert "refused" not in free.attributes
+    assert (np.bincount(pool_samples(samples, refined).condition) > 0).sum() == sampled_conditions(refined).sum()
+    beyond = Grid(np.array([300.0]), np.array([MU[-1] + 0.01]), "round 1", np.ones((1, 1), dtype=bool))
+    with pytest.raises(SamplingError, match="outside the trained domain"):
+        add_conditions(table, kept[0], sampler, beyond, number=1, seed=2, **settings)
+    nothing = Grid(T[:3], MU[:1], "round 1", np.zeros((3, 1), dtype=bool))
+    assert add_conditions(table, kept[0], sampler, nothing, number=1, seed=2)[0] is table
 
 
 @pytest.mark.reference

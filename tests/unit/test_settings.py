@@ -7,8 +7,17 @@ import copy
 import pytest
 import yaml
 
+from segalflow import study
 from segalflow.errors import SegalflowError
-from segalflow.phases import alpha_shape, common_tangent, composition_jump, equal_weight, heat_capacity, hysteresis
+from segalflow.phases import (
+    alpha_shape,
+    common_tangent,
+    composition_jump,
+    equal_weight,
+    heat_capacity,
+    hysteresis,
+    refinement,
+)
 from segalflow.settings import describe_keys, with_defaults
 from segalflow.study import cell_settings, prepare_study
 
@@ -119,6 +128,24 @@ BAD = {
         edit("cells", "main", "snis", {"sampels": 3}),
         "cells.main (overrides): unknown key 'sampels'",
     ),
+    "refinement of an unknown cell": (
+        edit("refinement", {"cells": ["mian"]}),
+        "refinement.cells: 'mian' is not defined, expected one of small, main (did you mean 'main'?)",
+    ),
+    "refinement of a cell without boundaries": (
+        edit("refinement", {"cells": ["small"]}),
+        "cell 'small' needs the method snis and 'phases: true'",
+    ),
+    "refinement of a criterion that is not applied": (
+        lambda config: config.update(
+            phases={"criteria": ["common_tangent"]}, refinement={"cells": ["main"], "criteria": ["equal_weight"]}
+        ),
+        "refinement.criteria: 'equal_weight' is not among phases.criteria",
+    ),
+    "refinement without a width": (
+        edit("refinement", {"cells": ["main"], "width_x": None}),
+        "refinement: expected width_x, width_temperature or width_delta_mu, found none of them",
+    ),
     "unknown criterion": (edit("phases", "criteria", ["alpha_shap"]), "(did you mean 'alpha_shape'?)"),
 }
 
@@ -137,6 +164,10 @@ def test_the_wrong_sign_can_be_allowed_by_its_key(config, schema) -> None:
     config["lattice"]["species"] = ["Pd", "Ag"]
     config["calculations"]["emt"]["allow_unphysical"] = True
     assert prepare_study(config, schema)["lattice"]["species"] == ["Pd", "Ag"]
+
+
+def test_what_can_be_refined_is_said_once() -> None:
+    assert set(study.REFINERS) == set(refinement.REFINERS)
 
 
 def test_every_key_is_explained(schema) -> None:

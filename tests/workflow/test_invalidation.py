@@ -20,6 +20,8 @@ CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sampl
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
+REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
+AFTER_REFINEMENT = {"merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
 DATASET = {"build_dataset", *FIT}
 
 
@@ -44,6 +46,7 @@ CONFIG_EDITS = {
         put("free_energy", "replicates", 40),
         {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
     ),
+    "refinement": (put("refinement", "cells", ["main"]), {*REFINEMENT, *AFTER_REFINEMENT}),
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
     "Redlich-Kister order": (put("phases", "calphad", "maximum_order", 3), CALPHAD),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
@@ -63,6 +66,8 @@ MODULE_EDITS = {
     "phases/calphad.py": CALPHAD,
     "thermo/order_parameters.py": {*LABELS, *CALPHAD},
     "thermo/reweighting.py": {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
+    "phases/refinement.py": set(),
+    "sampling/refined.py": set(),
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
     "energy/lockstep.py": {*LOCKSTEP, *TRAINING},

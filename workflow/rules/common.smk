@@ -25,6 +25,7 @@ from segalflow.study import (
     kinds_of,
     prepare_study,
     proposers_of,
+    refined_criteria,
 )
 
 try:
@@ -49,6 +50,7 @@ wildcard_constraints:
     structure="[0-9a-f]+",
     criterion="|".join(CONFIG["phases"]["criteria"]),
     generation="[1-9][0-9]*",
+    round="[1-9]",
 
 
 def results(path):
@@ -206,6 +208,29 @@ def boundary_sources(wildcards):
     return free_energies(DIAGRAM_CELLS)
 
 
+def swept_so_far(wildcards):
+    """Table and samples of the SNIS sweep before a round of refinement."""
+    before = int(wildcards.round) - 1
+    stem = f"ensemble/{wildcards.cell}/snis" + (f"_refined_{before}" if before else "")
+    return {"table": results(f"{stem}.nc"), "samples": results(f"{stem}_samples.nc")}
+
+
+def points_so_far(wildcards):
+    """Boundary tables that a round of refinement starts from."""
+    before = int(wildcards.round) - 1
+    if before:
+        return [results(f"phases/refined/{wildcards.cell}_{before}.csv")]
+    return expand(results("phases/{criterion}.csv"), criterion=REFINED_CRITERIA)
+
+
+def last_refined(suffix):
+    """Files of the last round of refinement of every refined cell."""
+    rounds = CONFIG["refinement"]["rounds"]
+    return [
+        results(f"phases/refined/{cell}_{rounds}.{suffix}") for cell in REFINED_CELLS
+    ]
+
+
 ENSEMBLES = ensembles(CONFIG["cells"])
 DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
 # Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
@@ -240,6 +265,9 @@ LABELLED_CELLS = [
     if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
     and CONFIG["cells"][cell]["expansion"] in WITH_HULL
 ]
+# Cells whose sweep gets more conditions where boundaries are uncertain, and the criteria that these are for.
+REFINED_CELLS = CONFIG["refinement"]["cells"]
+REFINED_CRITERIA = refined_criteria(CONFIG)
 # Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
 MODEL_ERROR_CELLS = {
     cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])

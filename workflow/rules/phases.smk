@@ -52,6 +52,7 @@ rule merge_boundaries:
             "results/{{study}}/phases/{criterion}.csv",
             criterion=CONFIG["phases"]["criteria"],
         ),
+        refined=last_refined("csv"),
         hulls=[results(f"expansion/{name}/hull.csv") for name in DIAGRAM_HULLS],
     output:
         boundaries="results/{study}/phases/boundaries.csv",

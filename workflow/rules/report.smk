@@ -408,7 +408,8 @@ rule write_summary:
         notes=expand(
             "results/{{study}}/phases/{criterion}.json",
             criterion=CONFIG["phases"]["criteria"],
-        ),
+        )
+        + last_refined("json"),
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
         solutions=expand("{solution}.json", solution=SOLUTIONS),

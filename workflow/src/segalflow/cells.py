@@ -85,11 +85,13 @@ class Grid:
         temperature: K, increasing, shape (n_temperatures,).
         delta_mu: mu_1 - mu_0, eV, increasing, shape (n_delta_mu,).
         origin: one sentence on where the delta_mu window comes from.
+        wanted: which conditions of the rectangle are to be sampled, bool (n_temperatures, n_delta_mu); None: all.
     """
 
     temperature: np.ndarray
     delta_mu: np.ndarray
     origin: str
+    wanted: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -158,6 +160,8 @@ def choose_grid(temperature: Any, delta_mu: Any, slopes: Sequence[float], boltzm
 def write_grid(path: str | Path, grid: Grid, energy_unit: str = "eV") -> None:
     """Write a grid file; with the energy unit ``"J"`` temperatures are in J/k_B."""
     content = {"temperature": grid.temperature, "delta_mu": grid.delta_mu, "origin": grid.origin}
+    if grid.wanted is not None:
+        content["conditions"] = [[grid.temperature[t], grid.delta_mu[m]] for t, m in np.argwhere(grid.wanted)]
     units = {"temperature": "K" if energy_unit == "eV" else f"{energy_unit}/k_B", "delta_mu": energy_unit}
     write_json(path, {**content, "units": units}, GRID_SCHEMA)
 
@@ -170,6 +174,12 @@ def read_grid(path: str | Path) -> Grid:
     """
     content = read_json(path, GRID_SCHEMA)
     try:
-        return Grid(np.array(content["temperature"]), np.array(content["delta_mu"]), content["origin"])
+        temperature, delta_mu = (np.array(content[name], dtype=float) for name in ("temperature", "delta_mu"))
+        wanted = None
+        if "conditions" in content:
+            wanted = np.zeros((len(temperature), len(delta_mu)), dtype=bool)
+            for kelvin, mu in content["conditions"]:
+                wanted[temperature.tolist().index(kelvin), delta_mu.tolist().index(mu)] = True
+        return Grid(temperature, delta_mu, content["origin"], wanted)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path}: incomplete grid file, {type(error).__name__}: {error}") from None

@@ -79,6 +79,13 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         False,
     ),
     "repaired": (GRID, "1", "1", "1 where the estimate comes from a repair of weak importance weights, else 0", False),
+    "round": (
+        GRID,
+        "1",
+        "1",
+        "what a condition is from: 0 the first sweep, else the round of refinement; missing where nothing was sampled",
+        False,
+    ),
     "composition_log_weight": (
         (*GRID, "n_atoms"),
         "1",
@@ -89,6 +96,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
 }
 
 REQUIRED = ("composition", "energy", "heat_capacity", "susceptibility", "n_samples", "energy_evaluations", "reliable")
+
+COUNTS = ("n_samples", "energy_evaluations", "full_energy_evaluations", "reliable", "repaired")
+"""Variables that are 0, and not missing, where nothing was sampled."""
 
 
 def ensemble_table(
@@ -209,6 +219,24 @@ def read_ensemble(path: str | Path) -> xr.Dataset:
 def second_species_composition(table: xr.Dataset) -> xr.DataArray:
     """Return the fraction of species 1, dims (temperature, delta_mu): the x axis of every binary diagram here."""
     return table["composition"].isel(species=1)
+
+
+def sampled_conditions(table: xr.Dataset) -> np.ndarray:
+    """Return which conditions were sampled, bool (n_temperatures, n_delta_mu).
+
+    Conditions added by refinement lie where they are needed; the others of their temperatures and chemical potentials
+    are blanks: ``round``, estimates and errors NaN, ``n_samples`` and ``reliable`` 0.
+    """
+    if "round" not in table:
+        return np.ones((table.sizes["temperature"], table.sizes["delta_mu"]), dtype=bool)
+    return np.isfinite(table["round"].values)
+
+
+def added_conditions(table: xr.Dataset) -> np.ndarray:
+    """Return which conditions were added by refinement, bool (n_temperatures, n_delta_mu)."""
+    if "round" not in table:
+        return np.zeros((table.sizes["temperature"], table.sizes["delta_mu"]), dtype=bool)
+    return np.nan_to_num(table["round"].values) > 0
 
 
 def lower_ness(table: xr.Dataset) -> np.ndarray:

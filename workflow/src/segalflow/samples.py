@@ -96,6 +96,7 @@ def sample_set(
     variables: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     energy_unit: str = "eV",
+    wanted: np.ndarray | None = None,
 ) -> xr.Dataset:
     """Build and check a samples artefact.
 
@@ -109,6 +110,7 @@ def sample_set(
             so that valid ones have mean weight 1; behind the last sample every variable is set to 0.
         attributes: cell, n_sites, model hash, chemical-potential reference, seed; plain types.
         energy_unit: ``"eV"`` or ``"J"``.
+        wanted: conditions that must hold samples, bool (n_temperatures, n_delta_mu); None: all.
 
     Raises:
         ArtefactError: if a variable is unknown, missing, of the wrong shape or not finite, or a condition is empty.
@@ -131,17 +133,20 @@ def sample_set(
         if values.shape != expected:
             raise ArtefactError(f"{head}: '{name}' has shape {values.shape}, expected {expected}")
     valid = given["valid"] > 0
-    if not valid.any(axis=-1).all():
+    empty = ~valid.any(axis=-1)
+    if (empty if wanted is None else empty & wanted).any():
         raise ArtefactError(f"{head}: a condition has no samples")
     for name in ("energy", "log_weight"):
         if not np.all(np.isfinite(given[name][valid])):
             raise ArtefactError(f"{head}: '{name}' holds numbers that are not finite")
-    log_w = np.where(valid, given["log_weight"], -np.inf)
+    held = valid | empty[..., None]
+    log_w = np.where(held, given["log_weight"], -np.inf)
     log_w = log_w - log_w.max(axis=-1, keepdims=True)  # equal weights become exactly 0
-    log_w = log_w - (logsumexp(log_w, axis=-1) - np.log(valid.sum(axis=-1)))[..., None]
+    log_w = log_w - (logsumexp(log_w, axis=-1) - np.log(held.sum(axis=-1)))[..., None]
     given["log_weight"] = np.where(valid, log_w, 0.0)
     if "independent_samples" not in given:
-        given["independent_samples"] = 1.0 / np.sum(np.exp(2 * log_w) / valid.sum(axis=-1)[..., None] ** 2, axis=-1)
+        squares = np.sum(np.exp(2 * log_w) / held.sum(axis=-1)[..., None] ** 2, axis=-1)
+        given["independent_samples"] = np.where(empty, 0.0, 1.0 / squares)
     for name in ("energy", "n_atoms"):
         given[name] = np.where(valid, given[name], 0)
     given["occupation"] = np.where(valid[..., None], given["occupation"], 0)

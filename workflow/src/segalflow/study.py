@@ -19,6 +19,9 @@ from segalflow.lattice import Supercell, lattice_from_settings, square_sides, su
 from segalflow.settings import check_settings, merged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
+REFINERS = ("composition_jump", "common_tangent", "equal_weight")
+"""Criteria whose points can be refined (`segalflow.phases.refinement.REFINERS`, which needs the whole analysis)."""
+
 CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau")
 
 
@@ -98,6 +101,7 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
                 "give start, stop, number or a list"
             )
         choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
+    _check_refinement(config)
     return json.loads(json.dumps(config, sort_keys=True))
 
 
@@ -120,6 +124,38 @@ def _check_generations(config: Mapping[str, Any]) -> None:
                 f"calculations.{name} that could propose its structures (expansions.<name>.calculation, and "
                 "proposals.number above 0)"
             )
+
+
+def refined_criteria(config: Mapping[str, Any]) -> list[str]:
+    """Return the criteria whose boundaries are refined: those named, or all that the study applies and can refine."""
+    named = config["refinement"]["criteria"]
+    applied = config["phases"]["criteria"]
+    return [name for name in applied if name in REFINERS] if named is None else list(named)
+
+
+def _check_refinement(config: Mapping[str, Any]) -> None:
+    """Cells that are swept and in the diagram, criteria that are applied, and a width to reach."""
+    settings = config["refinement"]
+    for name in settings["cells"]:
+        if name not in config["cells"]:
+            known = config["cells"]
+            raise SettingsError(
+                f"refinement.cells: '{name}' is not defined, expected one of {', '.join(known)}{suggest(name, known)}"
+            )
+        if "snis" not in config["cells"][name]["methods"] or not config["cells"][name]["phases"]:
+            raise SettingsError(
+                f"refinement.cells: cell '{name}' needs the method snis and 'phases: true' for its boundaries to be "
+                "refined"
+            )
+    if not settings["cells"]:
+        return
+    for name in settings["criteria"] or []:
+        if name not in config["phases"]["criteria"]:
+            raise SettingsError(f"refinement.criteria: '{name}' is not among phases.criteria, so it finds nothing")
+    if not refined_criteria(config):
+        raise SettingsError(f"refinement: expected one of {', '.join(REFINERS)} among phases.criteria, found none")
+    if all(settings[f"width_{name}"] is None for name in ("x", "temperature", "delta_mu")):
+        raise SettingsError("refinement: expected width_x, width_temperature or width_delta_mu, found none of them")
 
 
 def _check_start(config: Mapping[str, Any], name: str, start: str | None) -> None:

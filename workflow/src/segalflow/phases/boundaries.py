@@ -95,6 +95,18 @@ def merge_boundaries(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     )
 
 
+def replace_refined(first: pd.DataFrame, refined: pd.DataFrame) -> pd.DataFrame:
+    """Return the boundary table with what refinement found in place of what it started from.
+
+    The refined sweep holds every sample of the first, so its points supersede those of the same criterion, method and
+    cell; where it has none, those of the first sweep stay.
+    """
+    keys = ["criterion", "method", "cell"]
+    known = set(refined[keys].itertuples(index=False, name=None))
+    stays = [row not in known for row in first[keys].itertuples(index=False, name=None)]
+    return merge_boundaries([first[stays], refined])
+
+
 def normal_interval(value: float, stderr: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the two-sided normal confidence interval of an estimate."""
     from scipy.stats import norm

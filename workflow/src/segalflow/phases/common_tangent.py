@@ -23,7 +23,7 @@ from segalflow.phases.gaps import (
     replicate_stderr,
     temperature_errors,
 )
-from segalflow.phases.grid import Findings, read_settings
+from segalflow.phases.grid import Findings, half_steps, read_settings
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "common_tangent"
@@ -202,8 +202,8 @@ def _describe(
             for _, _, g in members
         ]
     )
-    half_step = float(np.min(np.diff(free.temperature))) / 2 if len(free.temperature) > 1 else 0.0
-    spread = temperature_errors(temperature, x, stderr, half_step)
+    half_step = half_steps(free.temperature)
+    spread = temperature_errors(temperature, x, stderr, half_step[[t for t, _, _ in members]])
     for k, (_, gap, tangent) in enumerate(members):
         mu = normal_interval(float(tangent.delta_mu[0]), replicate_stderr(tangent.delta_mu), confidence)
         low, high = normal_interval(float(temperature[k]), float(spread[k]), confidence)

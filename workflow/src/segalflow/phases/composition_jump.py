@@ -95,7 +95,8 @@ def find_composition_jumps(table: xr.Dataset, *, settings: Mapping[str, Any]) ->
     rows: list[list[Jump]] = []
     for t, temperature in enumerate(grid.temperature):
         jumps = grid.jumps(t, options, options["minimum_jump"])
-        wide = [j for j in jumps if j.stop - j.start > options["max_bracket"]]
+        first = grid.sampled[t] & ~grid.added[t]
+        wide = [j for j in jumps if first[j.start + 1 : j.stop + 1].sum() > options["max_bracket"]]
         for jump in wide:
             findings.notes.append(
                 f"{temperature:g} {grid.temperature_unit}: a jump of x by {jump.jump:.3f} is bracketed only by "
@@ -137,7 +138,7 @@ def _describe_line(
             low, high = normal_interval(temperature[k], float(widest[k]), confidence)
         else:
             low, high = temperature[k] - half_step, temperature[k] + half_step
-        passed = int((~grid.usable[t, jump.start : jump.stop + 1]).sum())
+        passed = int((grid.sampled & ~grid.usable)[t, jump.start : jump.stop + 1].sum())
         notes = [f"{passed} unreliable condition(s) inside the bracket"] if passed else []
         if len(members) == 1:
             notes.append("seen at one temperature only")

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.gaps import Gap, find_gaps, number_lines, temperature_errors
-from segalflow.phases.grid import Findings, read_settings
+from segalflow.phases.grid import Findings, half_steps, read_settings
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "equal_weight"
@@ -31,6 +31,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+OVERLAPPING = "peaks overlap"
+"""Said of points whose error is mostly from where the peaks are parted."""
+VISIBLE = 1e-3
+"""Errors of x from it below this are not said."""
 PARTING = 10
 """Where peaks are parted is uncertain by the gap's width over this: an error that counts where they overlap."""
 
@@ -86,7 +90,7 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
     if not any(rows) and "refused" not in free.attributes:
         findings.notes.append("No composition histogram of this window has two peaks: no two-phase field.")
     confidence = float(options["confidence"])
-    half_step = float(np.min(np.diff(free.temperature))) / 2 if len(free.temperature) > 1 else 0.0
+    half_step = half_steps(free.temperature)
     curves = np.concatenate([free.log_weight[None], free.replicates])
     for line, members in enumerate(number_lines(free, rows, options["overlap"])):
         found, parted = [], []
@@ -106,11 +110,15 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
             change = np.abs(moved[1] - moved[0]) / 2 if reach else np.zeros(3)
             parted.append(change * np.array([kt, 1.0, 1.0]))
         values = np.array([f[:, 0] for f in found])
-        errors = np.hypot(np.array([_stderr(f[:, 1:]) for f in found]), np.array(parted))
-        temperature = free.temperature[[t for t, _ in members]]
-        spread = temperature_errors(temperature, values[:, 1:], errors[:, 1:], half_step)
+        sampling = np.array([_stderr(f[:, 1:]) for f in found])
+        errors = np.hypot(sampling, np.array(parted))
+        overlap = (np.array(parted) > np.maximum(sampling, VISIBLE))[:, 1:].any(axis=1)
+        members_t = [t for t, _ in members]
+        temperature = free.temperature[members_t]
+        spread = temperature_errors(temperature, values[:, 1:], errors[:, 1:], half_step[members_t])
         for k, (t, i) in enumerate(members):
             notes = [] if np.isfinite(rows[t][i].barrier) else ["no samples inside the gap"]
+            notes += [OVERLAPPING] if overlap[k] else []
             notes += ["seen at one temperature only"] if len(members) == 1 else []
             mu, left, right = (float(v) for v in values[k])
             kelvin = float(temperature[k])

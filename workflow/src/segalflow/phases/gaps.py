@@ -236,14 +236,20 @@ def number_lines(free: FreeEnergy, rows: Sequence[Sequence[Gap]], overlap: float
     return [[(t, i) for t, row in enumerate(numbers) for i, k in enumerate(row) if k == line] for line in lines]
 
 
-def temperature_errors(temperature: np.ndarray, x: np.ndarray, stderr: np.ndarray, half_step: float) -> np.ndarray:
-    """Return errors of T along a line, K, shape (n,), from those of x (n, 2): at most half a step of the grid."""
+def temperature_errors(temperature: np.ndarray, x: np.ndarray, stderr: np.ndarray, half_step: np.ndarray) -> np.ndarray:
+    """Return errors of T along a line, K, shape (n,), from those of x (n, 2): at most half the step of the grid there.
+
+    Args:
+        temperature: of the line's points, shape (n,).
+        x, stderr: compositions of both sides and their errors, (n, 2).
+        half_step: half the grid's step at these temperatures, (n,).
+    """
     if len(temperature) < 2:
-        return np.full(len(temperature), half_step)
+        return half_step
     slope = np.abs(np.gradient(x, temperature, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(slope > 0, stderr / slope, np.inf)
-    return np.minimum(np.nan_to_num(found.max(axis=1), nan=half_step, posinf=half_step), half_step)
+    return np.fmin(found.max(axis=1), half_step)
 
 
 def replicate_stderr(values: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from segalflow.ensemble import second_species_composition
+from segalflow.ensemble import added_conditions, sampled_conditions, second_species_composition
 from segalflow.errors import BoundaryError, suggest
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.thermo.comparison import boltzmann_of, site_count
@@ -39,6 +39,7 @@ class Grid:
         x, x_stderr: fraction of species 1.
         susceptibility: d<x>/d(delta_mu).
         usable: reliable and finite.
+        sampled, added: which conditions were sampled at all, and which of them by refinement.
         boltzmann: k_B in the table's units.
         n_sites: number of sites, None where the table does not tell.
     """
@@ -51,46 +52,72 @@ class Grid:
     x_stderr: np.ndarray
     susceptibility: np.ndarray
     usable: np.ndarray
+    sampled: np.ndarray
+    added: np.ndarray
     boltzmann: float
     n_sites: int | None
     temperature_unit: str = "K"
 
     def jumps(self, row: int, options: Mapping[str, Any], minimum: float) -> list[Jump]:
-        """Return the first-order jumps at one temperature (`find_jumps`), of at least `minimum` in x."""
+        """Return the first-order jumps at one temperature (`find_jumps`), of at least `minimum` in x.
+
+        Conditions that refinement added narrow a jump's bracket; where they average over both phases they make poor
+        ends of it, and the first sweep's bracket stands: that with the smaller susceptible part is kept.
+        """
+        first = self._jumps(row, self.usable[row] & ~self.added[row], options, minimum)
+        if not self.added[row].any():
+            return first
+        refined = self._jumps(row, self.usable[row], options, minimum)
+        kept = []
+        for jump in first:
+            inside = [r for r in refined if r.start >= jump.start and r.stop <= jump.stop]
+            better = inside and sum(r.expected for r in inside) <= jump.expected
+            kept += inside if better else [jump]
+        apart = [r for r in refined if all(r.stop <= j.start or r.start >= j.stop for j in first)]
+        return sorted([*kept, *apart], key=lambda jump: jump.start)
+
+    def _jumps(self, row: int, usable: np.ndarray, options: Mapping[str, Any], minimum: float) -> list[Jump]:
         return find_jumps(
             self.delta_mu,
             self.x[row],
             self.x_stderr[row],
             self.susceptibility[row],
-            self.usable[row],
+            usable,
             options["ratio"],
             minimum,
             options["n_sigma"],
-            int(options["max_steps"]),
+            # Steps are the first sweep's: conditions added in between do not make a jump any wider.
+            int(options["max_steps"]) + int((usable & self.added[row]).sum()),
             None if self.n_sites is None else self.n_sites / (self.boltzmann * self.temperature[row]),
         )
 
     def skipped(self) -> list[str]:
         """Return a sentence on conditions left out, or nothing."""
-        n = int((~self.usable).sum())
+        bad = self.sampled & ~self.usable
+        n = int(bad.sum())
         if not n:
             return []
         worst = [
             f"{t:g} {self.temperature_unit} ({int(k)})"
-            for t, k in zip(self.temperature, (~self.usable).sum(axis=1), strict=True)
+            for t, k in zip(self.temperature, bad.sum(axis=1), strict=True)
             if k
         ]
         where = ", ".join(worst[:8]) + (", ..." if len(worst) > 8 else "")
-        return [f"{n} of {self.usable.size} conditions are unreliable and were left out: {where}."]
+        return [f"{n} of {int(self.sampled.sum())} conditions are unreliable and were left out: {where}."]
 
 
 def read_grid(table: xr.Dataset) -> Grid:
     """Return the arrays of a binary ensemble table.
 
+    Temperatures that refinement added hold only what one boundary needed and are left out: they serve free energies.
+
     Raises:
         BoundaryError: if it has fewer than 3 temperatures or 3 chemical potentials, or not two species.
     """
     method, cell = str(table.attrs.get("method", "")), str(table.attrs.get("cell", ""))
+    whole = (sampled_conditions(table) & ~added_conditions(table)).any(axis=1)
+    if not whole.all():
+        table = table.isel(temperature=np.flatnonzero(whole))
     n_t, n_mu = table.sizes["temperature"], table.sizes["delta_mu"]
     if n_t < 3 or n_mu < 3:
         raise BoundaryError(
@@ -112,6 +139,8 @@ def read_grid(table: xr.Dataset) -> Grid:
         np.nan_to_num(x_stderr),
         susceptibility,
         finite & (np.asarray(table["reliable"], dtype=float) > 0.5),
+        sampled_conditions(table),
+        added_conditions(table),
         boltzmann_of(table),
         site_count(table),
         str(table["temperature"].attrs.get("units", "K")),
@@ -133,6 +162,14 @@ def read_settings(criterion: str, given: Mapping[str, Any], defaults: Mapping[st
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise BoundaryError(f"phases.{criterion}.{key}: expected a number that is not negative, found {value!r}")
     return {**defaults, **given}
+
+
+def half_steps(temperature: np.ndarray) -> np.ndarray:
+    """Return half the step to the farther neighbour of every temperature of a grid, K; 0 for a single one."""
+    if len(temperature) < 2:
+        return np.zeros(len(temperature))
+    steps = np.diff(temperature) / 2
+    return np.maximum(np.append(steps, steps[-1]), np.append(steps[0], steps))
 
 
 def track_lines(rows: Sequence[Sequence[tuple[float, float]]], overlap: float, max_gap: int = 1) -> list[list[int]]:

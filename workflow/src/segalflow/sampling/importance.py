@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from segalflow.energy.replica_pool import equilibrium_pool
-from segalflow.ensemble import ensemble_table
+from segalflow.ensemble import COUNTS, ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
 from segalflow.samples import sample_set, thin_samples
@@ -65,6 +65,7 @@ def sample_importance(
     repair_sweeps: int = 2,
     network_derivatives: int = 0,
     keep_samples: int = 1000,
+    wanted: np.ndarray | None = None,
     collect: Callable[[xr.Dataset], None] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -94,6 +95,8 @@ def sample_importance(
         network_derivatives: draws of each condition for the network's own responses (`segalflow.segal.derivatives`).
         keep_samples: samples of each condition that `collect` gets; where more were drawn, heavy ones are kept first
             and means stay unbiased (`segalflow.samples.thin_samples`).
+        wanted: conditions of the rectangle to sample, bool (n_temperatures, n_delta_mu); None: all. The others are
+            blanks of the table (`segalflow.ensemble.sampled_conditions`). The pool is of the whole rectangle.
         collect: called once with the samples artefact (`segalflow.samples`); None keeps no decorations.
         attributes: extra attributes of the table.
 
@@ -106,6 +109,10 @@ def sample_importance(
             "snis: expected samples_per_condition >= 2, 0 <= defensive_fraction < 1 and max_factor >= 1, found "
             f"{samples_per_condition}, {defensive_fraction}, {max_factor}"
         )
+    shape = (len(temperature), len(delta_mu))
+    asked = np.ones(shape, dtype=bool) if wanted is None else np.asarray(wanted, dtype=bool)
+    if asked.shape != shape or not asked.any():
+        raise SamplingError(f"snis: expected wanted conditions of shape {shape}, found {asked.sum()} of {asked.shape}")
     streams = np.random.SeedSequence(seed).spawn(len(temperature) + 1)
     pool, spent = None, 0
     if pool_sweeps:
@@ -116,18 +123,26 @@ def sample_importance(
     operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
     mend = None if repair == "none" else choose_repair(repair)
     budget = {"walkers": repair_walkers, "rounds": repair_rounds, "sweeps": repair_sweeps, "ess_floor": ess_floor}
-    rows, kept, log_means = [], [], []
+    rows: list[dict[str, np.ndarray]] = []
+    drawn_rows: list[dict[int, tuple[np.ndarray, ...]]] = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t in range(len(temperature)):
+            columns = np.flatnonzero(asked[t])
+            if not len(columns):
+                rows.append({})
+                drawn_rows.append({})
+                shown.update(1)
+                continue
+            mu = delta_mu[columns]
             mixture = MixtureProposal(sampler, temperature[t], hotter_temperature(temperature, t), defensive_fraction)
             rng = np.random.default_rng(streams[t])
-            here = None if pool is None else pool[t]
-            row, drawn = _sweep_row(mixture, delta_mu, rng, samples_per_condition, ess_floor, max_factor, here)
+            here = None if pool is None else pool[t][columns]
+            row, drawn = _sweep_row(mixture, mu, rng, samples_per_condition, ess_floor, max_factor, here)
             lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
             weak = np.flatnonzero(lower < symmetrise_below)
             if len(weak) and len(operations) > 1:
                 again, redrawn = _sweep_row(
-                    replace(mixture, operations=operations), delta_mu[weak], rng, samples_per_condition, ess_floor,
+                    replace(mixture, operations=operations), mu[weak], rng, samples_per_condition, ess_floor,
                     max_factor, None if here is None else here[weak],
                 )  # fmt: skip
                 for name, values in again.items():
@@ -135,26 +150,28 @@ def sample_importance(
                     row[name][weak] = values + spent_before
                 drawn = {**drawn, **{int(m): redrawn[k] for k, m in enumerate(weak)}}
             if network_derivatives:
-                row |= network_responses(
-                    sampler, temperature[t], delta_mu, network_derivatives, int(rng.integers(2**63))
-                )
+                row |= network_responses(sampler, temperature[t], mu, network_derivatives, int(rng.integers(2**63)))
             if mend is not None:
                 lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
                 weak = np.flatnonzero((lower < repair_below) | (row["reliable"] == 0))
-                row["repaired"] = np.zeros(len(delta_mu))
+                row["repaired"] = np.zeros(len(mu))
                 if len(weak):
                     start = None if here is None else here[weak]
-                    row = repair_row(row, weak, mend(mixture, delta_mu[weak], start, rng, **budget))
+                    row = repair_row(row, weak, mend(mixture, mu[weak], start, rng, **budget))
             if collect is not None:
                 thinning = np.random.default_rng([seed, t, keep_samples])
-                kept.append([_keep(drawn[m], keep_samples, thinning) for m in range(len(delta_mu))])
-                log_means.append([float(log_mean_weight(drawn[m][0])[0]) for m in range(len(delta_mu))])
-            row["energy_evaluations"] += spent / (len(temperature) * len(delta_mu))
+                mean = {m: float(log_mean_weight(drawn[m][0])[0]) for m in range(len(mu))}
+                drawn_rows.append(
+                    {int(c): (mean[m], *_keep(drawn[m], keep_samples, thinning)) for m, c in enumerate(columns)}
+                )
+            row["energy_evaluations"] += spent / asked.sum()
             rows.append(row)
             ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
-    variables = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    variables = _full(rows, asked)
+    if wanted is not None:
+        variables["round"] = np.where(asked, 0.0, np.nan)
     described = {
         "n_sites": sampler.n_sites,
         "seed": seed,
@@ -174,10 +191,9 @@ def sample_importance(
     }
     unit = sampler.model.energy_unit
     if collect is not None:
-        content = _padded(kept)
-        # The draws' own, also where a repair by chains gave the table's numbers.
-        content["log_mean_weight"] = np.array(log_means)
-        collect(sample_set("snis", temperature, delta_mu, species, content, described, unit))
+        # Means of the draws' own weights, also where a repair by chains gave the table's numbers.
+        content = _padded(drawn_rows, asked)
+        collect(sample_set("snis", temperature, delta_mu, species, content, described, unit, asked))
     return ensemble_table("snis", temperature, delta_mu, species, variables, described, unit)
 
 
@@ -187,20 +203,34 @@ def _keep(drawn: tuple[np.ndarray, ...], number: int, rng: np.random.Generator) 
     return log_w, *(a[chosen] for a in drawn[1:])
 
 
-def _padded(kept: list[list[tuple[np.ndarray, ...]]]) -> dict[str, np.ndarray]:
-    """Variables of the samples artefact from the samples of every condition, [temperature][delta_mu]."""
-    longest = max(len(condition[0]) for row in kept for condition in row)
+def _full(rows: list[dict[str, np.ndarray]], asked: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays over the whole rectangle from the estimates of every temperature's wanted conditions."""
+    first = next(row for row in rows if row)
+    found = {}
+    for name, values in first.items():
+        blank = 0.0 if name in COUNTS else np.nan
+        found[name] = np.full((*asked.shape, *values.shape[1:]), blank)
+        for t, row in enumerate(rows):
+            if row:
+                found[name][t, asked[t]] = row[name]
+    return found
 
-    def stack(column: int) -> np.ndarray:
-        padded = [
-            [np.pad(c[column], [(0, longest - len(c[0]))] + [(0, 0)] * (c[column].ndim - 1)) for c in row]
-            for row in kept
-        ]
-        return np.array(padded)
 
-    valid = np.array([[np.arange(longest) < len(c[0]) for c in row] for row in kept])
+def _padded(rows: list[dict[int, tuple[Any, ...]]], asked: np.ndarray) -> dict[str, np.ndarray]:
+    """Variables of the samples artefact from what every condition keeps: mean weight (log), then `_keep`'s."""
+    longest = max(len(condition[1]) for row in rows for condition in row.values())
+    first = next(condition for row in rows for condition in row.values())
+    content = {"log_mean_weight": np.zeros(asked.shape), "valid": np.zeros((*asked.shape, longest), dtype=bool)}
     names = ("log_weight", "n_atoms", "energy", "occupation")
-    return {"valid": valid, **{name: stack(column) for column, name in enumerate(names)}}
+    for name, values in zip(names, first[1:], strict=True):
+        content[name] = np.zeros((*asked.shape, longest, *values.shape[1:]), dtype=values.dtype)
+    for t, row in enumerate(rows):
+        for m, (mean, *kept) in row.items():
+            content["log_mean_weight"][t, m] = mean
+            content["valid"][t, m, : len(kept[0])] = True
+            for name, values in zip(names, kept, strict=True):
+                content[name][t, m, : len(values)] = values
+    return content
 
 
 def _p_side(

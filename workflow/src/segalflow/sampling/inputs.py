@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segalflow.cells import read_cell, read_grid
+from segalflow.cells import Grid, read_cell, read_grid
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.registry import read_model_file
 from segalflow.ensemble import source_attributes
@@ -27,6 +27,7 @@ class SamplingInputs:
         temperature: K (or J/k_B), shape (n_temperatures,).
         delta_mu: eV (or J), shape (n_delta_mu,).
         attributes: what the ensemble table says about its source.
+        grid: the grid file's content.
     """
 
     cell: Supercell
@@ -35,6 +36,7 @@ class SamplingInputs:
     temperature: np.ndarray
     delta_mu: np.ndarray
     attributes: Mapping[str, Any]
+    grid: Grid
 
     @property
     def system(self) -> tuple[EnergyModel, tuple[str, ...], np.ndarray, np.ndarray]:
@@ -57,4 +59,5 @@ def read_inputs(model: str | Path, cell: str | Path, grid: str | Path, name: str
         conditions.temperature,
         conditions.delta_mu,
         source_attributes(name, found.reference, model),
+        conditions,
     )

@@ -19,6 +19,7 @@ from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.special import gammaln, logsumexp
 
 from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.ensemble import sampled_conditions
 from segalflow.errors import ArtefactError, BoundaryError
 from segalflow.sampling.composition import observables_by_composition
 from segalflow.thermo.comparison import boltzmann_of
@@ -300,7 +301,7 @@ def _source(table: xr.Dataset) -> dict[str, Any]:
     """What a free energy says about the table it is from."""
     kept = ("method", "cell", "energy_unit", "reference", "chemical_potential_reference", "model_sha256")
     found = {key: table.attrs[key] for key in kept if key in table.attrs}
-    unreliable = int((table["reliable"].values < 0.5).sum())
+    unreliable = int(((table["reliable"].values < 0.5) & sampled_conditions(table)).sum())
     return {**found, "species": [str(s) for s in table["species"].values], "left_out": unreliable}
 
 

@@ -108,7 +108,7 @@ def _read_part(samples: xr.Dataset, table: xr.Dataset, n_blocks: int) -> dict[st
     shape = (len(kt), table.sizes["delta_mu"])
     usable = usable_conditions(table).ravel()
     effective = np.where(usable, samples["independent_samples"].values.ravel(), 0.0)
-    n = samples["valid"].values.sum(axis=-1).ravel().astype(float)
+    n = np.maximum(samples["valid"].values.sum(axis=-1, dtype=int).ravel(), 1).astype(float)
     by_weights = "log_mean_weight" in samples
     if by_weights:
         log_z = samples["log_mean_weight"].values.ravel()
