@@ -31,6 +31,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        results("phases/invariants.csv"),
         results("phases/consistency.csv"),
         MODEL_ERRORS,
         FIGURES,
@@ -71,5 +72,6 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        results("phases/invariants.csv"),
         results("phases/consistency.csv"),
         MODEL_ERRORS,

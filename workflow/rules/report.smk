@@ -343,6 +343,8 @@ rule write_summary:
             "results/{{study}}/phases/{criterion}.json",
             criterion=CONFIG["phases"]["criteria"],
         ),
+        invariants="results/{study}/phases/invariants.csv",
+        invariants_notes="results/{study}/phases/invariants.json",
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
     output:
