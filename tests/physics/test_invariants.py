@@ -14,7 +14,7 @@ from segalflow.reporting import describe_invariants
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
-TEMPERATURE = np.arange(300.0, 601.0, 20.0)
+TEMPERATURE = np.arange(340.0, 541.0, 20.0)
 WINDOW = {"main": (TEMPERATURE, np.linspace(-0.2, 0.2, 21))}
 
 
@@ -132,16 +132,16 @@ def test_the_top_of_a_regular_solution_is_its_critical_point() -> None:
     assert found.kind == "critical"
     assert found.temperature == pytest.approx(critical_temperature(omega), abs=2.0)
     assert found.x == pytest.approx(0.5, abs=0.01)
-    cuts, _ = find_cuts(boundaries, {"main": (TEMPERATURE[:5], np.linspace(-0.1, 0.1, 9))})
+    cuts, _ = find_cuts(boundaries, {"main": (TEMPERATURE[:4], np.linspace(-0.1, 0.1, 9))})
     assert not cuts
     # Seen up to a temperature at which the gap is still open, its top is cut off.
-    lower, _ = find_boundaries("common_tangent", [free.at(TEMPERATURE[:5])])
-    cuts, notes = find_cuts(lower, {"main": (TEMPERATURE[:5], np.linspace(-0.1, 0.1, 9))})
+    lower, _ = find_boundaries("common_tangent", [free.at(TEMPERATURE[:4])])
+    cuts, notes = find_cuts(lower, {"main": (TEMPERATURE[:4], np.linspace(-0.1, 0.1, 9))})
     assert cuts == [
-        "main: lines common_tangent of snis 0 reach the highest temperature of the grid (380): a higher "
+        "main: lines common_tangent of snis 0 reach the highest temperature of the grid (400): a higher "
         "grid.temperature would hold their tops."
     ]
-    assert "go on below the lowest temperature of the grid (300)" in notes[0]
+    assert "go on below the lowest temperature of the grid (340)" in notes[0]
     cuts, _ = find_cuts(lower, {"main": (TEMPERATURE, np.linspace(-0.3, 0.02, 9))})
     assert any("ends of grid.delta_mu" in sentence for sentence in cuts)
 
@@ -156,7 +156,7 @@ def test_nothing_found_is_said_in_words() -> None:
     empty = boundary_table([])
     (said,) = find_empty(empty, {"main": ["snis", "scan"]}, WINDOW)
     assert said == (
-        "main: no boundary in this window (temperature 300 to 600, delta_mu -0.2 to 0.2) by any criterion or method."
+        "main: no boundary in this window (temperature 340 to 540, delta_mu -0.2 to 0.2) by any criterion or method."
     )
     some = three_compounds(447.0, True)
     assert "by any criterion with scan." in find_empty(some, {"main": ["snis", "scan"]}, WINDOW)[0]

@@ -351,7 +351,7 @@ def _compare_lines(
 def _parted(point: pd.Series, others: pd.DataFrame) -> bool:
     """Whether others have two gaps with a phase between where a point has one."""
     isotherm = others[np.isclose(others["temperature"], point["temperature"], rtol=1e-9)].sort_values("x_left")
-    return any(encloses(point, left, right) for left, right in itertools.pairwise([r for _, r in isotherm.iterrows()]))
+    return any(encloses(point, left, right) for left, right in itertools.pairwise(isotherm.to_dict("records")))
 
 
 def _name(source: tuple[str, str, str]) -> str:
