@@ -62,18 +62,18 @@ def test_groups_of_one_site_serve_all(reference, repeat) -> None:
 
 def test_vectors_count_as_plain_loops_do() -> None:
     rng = np.random.default_rng(3)
-    bits, look_up = rng.integers(0, 256, 48).astype(np.uint8), np.zeros((5, 2, 2, 16), np.uint8)
+    words, look_up = rng.integers(0, 2**63, 6).astype(np.uint64), np.zeros((5, 2, 2, 16), np.uint8)
     look_up[:, :, 0] = rng.integers(0, 16, (5, 2, 16))
     look_up[:, :, 1] = 1 << rng.integers(0, 8, (5, 2, 16))
     look_up[4, :, 1, 9:] = 0  # idle lanes
     windows = 16 * rng.integers(0, 3, (5, 2))
 
     @numba.njit
-    def in_vectors(bits, windows, look_up):
-        return _count_2(bits, windows, look_up, 1, 64, 4)
+    def in_vectors(words, windows, look_up):
+        return _count_2(words, windows, look_up, 1, 64, 4)
 
     flat = look_up.ravel()
-    assert in_vectors(bits, windows, flat) == count_plainly(bits, windows, flat, 1, 64, 4, 2) > 0
+    assert in_vectors(words, windows, flat) == count_plainly(words, windows, flat, 1, 64, 4, 2) > 0
 
 
 def test_ising_fields_need_four_neighbours() -> None:

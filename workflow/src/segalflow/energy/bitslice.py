@@ -119,7 +119,7 @@ def _counter(n_others: int) -> Any:
 _count_1, _count_2, _count_3, _count_4, _count_5 = (_counter(k) for k in range(1, MAX_OTHERS + 1))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def count_products(rows, index, position, n_others, n_packs, counts):  # pragma: no cover - compiled
     """Write the number of negative products of one group, a byte a chain: uint64 `counts` (lanes / 8,).
 
@@ -139,7 +139,7 @@ def count_products(rows, index, position, n_others, n_packs, counts):  # pragma:
             _count_5(rows, index, position, n_packs, chunk, counts)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def pack_row(byte_words, bits):  # pragma: no cover - compiled
     """Write the bits, uint64 (lanes / 64,), of a row of bytes 0 or 1, seen as uint64 (lanes / 8,)."""
     for chunk in range(bits.shape[0] // 4):
@@ -150,7 +150,7 @@ def pack_row(byte_words, bits):  # pragma: no cover - compiled
             bits[chunk * 4 + w] = word
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def pack_rows(byte_words, bits):  # pragma: no cover - compiled
     """Pack every row of every block: uint64 (blocks, n_rows, lanes / 8) to (blocks, n_rows, lanes / 64)."""
     for block in range(bits.shape[0]):

@@ -91,7 +91,7 @@ class CompositionPolynomial:
         return fields
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _fields_at(spins, site, start, coefficient, n_others, others, table, fields):  # pragma: no cover - compiled
     for b in range(spins.shape[0]):
         up = 0

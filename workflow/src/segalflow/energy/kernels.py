@@ -49,7 +49,7 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
 )
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, fastmath=False, inline="always")
 def _count_group(rows, width, index, position, n_others, n_packs, counts):  # pragma: no cover - compiled
     """Count, per byte, the negative products of one group of monomials of `n_others` other sites."""
     words = counts.shape[0]
@@ -100,7 +100,7 @@ def _count_group(rows, width, index, position, n_others, n_packs, counts):  # pr
                     counts[w] += product
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def doubled_field(words, bits, site, groups, counts, count_bytes, field):  # pragma: no cover - compiled
     """Write 2 h of one site for the lanes of one block: ``base - 2 sum_groups factor * count``, float32."""
     lanes = field.shape[0]
@@ -118,7 +118,7 @@ def doubled_field(words, bits, site, groups, counts, count_bytes, field):  # pra
             field[lane] += coefficient * np.float32(count_bytes[lane])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def draw_words(state, words):  # pragma: no cover - compiled
     """Advance one xoshiro256++ generator per word (``state`` (4, n)) and write its outputs to `words` (n,)."""
     s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
@@ -136,7 +136,7 @@ def draw_words(state, words):  # pragma: no cover - compiled
         s0[g], s1[g], s2[g], s3[g] = a, b, c, d
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def power_of_two(argument, mantissa, exponent):  # pragma: no cover - compiled
     """Write 2^argument as mantissa (float32) times the float32 whose bits are `exponent` (int32)."""
     for lane in range(argument.shape[0]):
@@ -147,7 +147,7 @@ def power_of_two(argument, mantissa, exponent):  # pragma: no cover - compiled
         exponent[lane] = (np.int32(whole) + np.int32(127)) << np.int32(23)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def shuffle(order, state):  # pragma: no cover - compiled
     """Shuffle `order` in place (Fisher-Yates) with one xoshiro256++ generator, ``state`` (4, 1)."""
     word = np.empty(1, np.uint64)
@@ -157,7 +157,7 @@ def shuffle(order, state):  # pragma: no cover - compiled
         order[i], order[j] = order[j], order[i]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  # pragma: no cover - compiled
     """Visit the sites of `orders` (n_sweeps, n_sites) in every block; count accepted flips per lane.
 
@@ -213,7 +213,7 @@ def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  
             accepted[block, lane] += hits[lane]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover - compiled
     """Heat-bath swaps of the spins on `pairs` (n_sweeps, n_pairs, 2) in every block; count accepted swaps per lane.
 
@@ -265,7 +265,7 @@ def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover
                     pack_row(block_words[j], block_bits[j])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def counted_energies(words, bits, groups, constant, counts, count_bytes, total):  # pragma: no cover - compiled
     """Write exact total energies (lanes,) of one block: integer counts of every group times float64 factors."""
     sliced = bits.shape[1] > 0
@@ -281,7 +281,7 @@ def counted_energies(words, bits, groups, constant, counts, count_bytes, total):
             total[lane] += value * np.float64(count_bytes[lane])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def block_energies(rows, groups, constant, energies):  # pragma: no cover - compiled
     """Write exact total energies (blocks, lanes)."""
     counts = np.zeros(energies.shape[1] // 8, np.uint64)
@@ -290,7 +290,7 @@ def block_energies(rows, groups, constant, energies):  # pragma: no cover - comp
         counted_energies(rows.words[block], rows.bits[block], groups, constant, counts, count_bytes, energies[block])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def block_fields(rows, groups, fields):  # pragma: no cover - compiled
     """Write h of every site, float32 (blocks, n_sites, lanes)."""
     lanes = fields.shape[2]
@@ -305,7 +305,7 @@ def block_fields(rows, groups, fields):  # pragma: no cover - compiled
                 field[lane] *= np.float32(0.5)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def negative_counts(row_bytes, n_sites, counts):  # pragma: no cover - compiled
     """Write the number of -1 spins (blocks, lanes)."""
     for block in range(row_bytes.shape[0]):
@@ -317,7 +317,7 @@ def negative_counts(row_bytes, n_sites, counts):  # pragma: no cover - compiled
                 total[lane] += row[lane]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def swap_lanes(row_bytes, n_sites, first, second):  # pragma: no cover - compiled
     """Swap the decorations of chains ``first[k]`` and ``second[k]``."""
     lanes = row_bytes.shape[2]
@@ -330,7 +330,7 @@ def swap_lanes(row_bytes, n_sites, first, second):  # pragma: no cover - compile
             row_bytes[block_b, site, lane_b] = kept
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def biased_sweeps(
     rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, tempering, accepted
 ):  # pragma: no cover - compiled

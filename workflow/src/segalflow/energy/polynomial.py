@@ -142,7 +142,7 @@ class SpinPolynomial:
         return polynomial_from_terms(self.n_sites, self.constant, terms, self.boltzmann, self.energy_unit)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_monomials(spins, members, coefficients, total):  # pragma: no cover - compiled
     batch, order = spins.shape[0], members.shape[1]
     for b in range(batch):
@@ -155,7 +155,7 @@ def _add_monomials(spins, members, coefficients, total):  # pragma: no cover - c
         total[b] += accumulated
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _local_fields(spins, start, coefficient, n_others, others, fields):  # pragma: no cover - compiled
     for b in range(spins.shape[0]):
         for i in range(spins.shape[1]):

@@ -46,7 +46,7 @@ class SingleChain:
             raise SamplingError(f"single chain: expected a positive temperature, found {temperature}")
         self.model, self.rule, self.temperature, self.delta_mu = model, rule, temperature, delta_mu
         self._near = surroundings(model)
-        self._bits = np.zeros(self._near.n_bytes, np.uint8)
+        self._words = self._near.work_space()
         self._negative = np.ones(model.n_sites + 1, dtype=np.uint8)
         self._negative[-1] = 0
         self._state = seed_states(seed, 1)
@@ -72,25 +72,30 @@ class SingleChain:
 
     def doubled_field(self, site: int) -> float:
         """Return 2 h of one site, with ``U = s h + rest``, eV (or J)."""
-        return float(_field(self._negative, site, self._bits, self._near))
+        return float(_field(self._negative, site, self._words, self._near))
 
     def run(self, n_steps: int) -> float:
         """Do `n_steps` trial flips and return the accepted fraction."""
         beta = 1.0 / (self.model.boltzmann * self.temperature)
         accepted = _run(
-            n_steps, self._negative, self._bits, self._near, beta, self.delta_mu, RULES[self.rule], self._state
+            n_steps, self._negative, self._words, self._near, beta, self.delta_mu, RULES[self.rule], self._state
         )
         self.energy_evaluations += n_steps
         return accepted / max(n_steps, 1)
 
 
-@numba.njit(cache=True)
-def _field(negative, site, bits, near):  # pragma: no cover - compiled
-    return doubled_field(negative, site, bits, near)
+@numba.njit(cache=True, fastmath=False)
+def _field(negative, site, words, near):  # pragma: no cover - compiled
+    kind, neighbours, start, n_others, first, position, factor, base, masks, windows, look_up = near
+    return doubled_field(
+        negative, site, words, kind, neighbours, start, n_others, first, position, factor, base, masks, windows,
+        look_up,
+    )  # fmt: skip
 
 
-@numba.njit(cache=True)
-def _run(n_steps, negative, bits, near, beta, delta_mu, heat_bath, state):  # pragma: no cover - compiled
+@numba.njit(cache=True, fastmath=False)
+def _run(n_steps, negative, words, near, beta, delta_mu, heat_bath, state):  # pragma: no cover - compiled
+    kind, neighbours, start, n_others, first, position, factor, base, masks, windows, look_up = near
     drawn = np.empty(1, np.uint64)
     n_sites = np.uint64(negative.shape[0] - 1)
     accepted = 0
@@ -100,7 +105,10 @@ def _run(n_steps, negative, bits, near, beta, delta_mu, heat_bath, state):  # pr
         # 24 bits choose the site, 40 decide; sites differ by n_sites / 2^24, but a flip and its reverse do not.
         site = np.int64(((word >> np.uint64(40)) * n_sites) >> np.uint64(24))
         uniform = (np.float64(word & np.uint64(0xFFFFFFFFFF)) + 0.5) * 2.0**-40
-        field = doubled_field(negative, site, bits, near)
+        field = doubled_field(
+            negative, site, words, kind, neighbours, start, n_others, first, position, factor, base, masks, windows,
+            look_up,
+        )  # fmt: skip
         # Change of U - dmu N on flipping, over kT.
         change = -(1.0 - 2.0 * negative[site]) * (field - delta_mu) * beta
         if heat_bath:

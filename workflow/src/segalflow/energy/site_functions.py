@@ -231,7 +231,7 @@ class SiteFunctionModel:
         return out
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_site_energies(values, site, functions, start, coefficient, others, out):  # pragma: no cover - compiled
     """Add the energies per species to `out` (batch, n_sites, species); `values` is (n_factors + 1, batch)."""
     n_factors, batch = len(site), values.shape[1]
@@ -260,7 +260,7 @@ def _add_site_energies(values, site, functions, start, coefficient, others, out)
                 out[b, site[a], x] += derivative[b] * functions[a, x]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_changes(
     values, first_factor, functions, start, coefficient, others, site, before, after, out
 ):  # pragma: no cover - compiled

@@ -44,6 +44,8 @@ class Surroundings(NamedTuple):
         position: of each group, its first byte in `look_up`.
         factor: of each group, what one negative product adds to the doubled field: -4 J, eV.
         base: of each class, the doubled field with all spins +1, eV.
+        masks: of every group, which neighbours are its monomials if these have one other site, uint64, shape
+            (n_groups, words of 64 neighbours).
         windows: of every block and other site, the first byte of the neighbours' bits it looks into, shape
             (n_blocks, largest number of other sites).
         look_up: of every block and other site, 16 byte numbers, then 16 bytes with one bit set (none in idle lanes).
@@ -57,13 +59,13 @@ class Surroundings(NamedTuple):
     position: np.ndarray
     factor: np.ndarray
     base: np.ndarray
+    masks: np.ndarray
     windows: np.ndarray
     look_up: np.ndarray
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes a kernel needs for the bits of the neighbours: whole windows."""
-        return -(-self.neighbours.shape[1] // WINDOW) * LANES
+    def work_space(self) -> np.ndarray:
+        """Return the array a kernel needs for the bits of the neighbours: whole windows, uint64."""
+        return np.zeros(-(-self.neighbours.shape[1] // WINDOW) * WINDOW // 64, np.uint64)
 
 
 def surroundings(model: SpinPolynomial) -> Surroundings:
@@ -79,7 +81,7 @@ def surroundings(model: SpinPolynomial) -> Surroundings:
     near = [_neighbours(orders, c) for c in range(len(classes))]
     width = max(8, -(-max(map(len, near), default=0) // 8) * 8)
     most = max(model.max_order - 1, 1)
-    start, n_others, first, position, factor, windows, look_up = [0], [], [0], [], [], [], []
+    start, n_others, first, position, factor, masks, windows, look_up = [0], [], [0], [], [], [], [], []
     base, size = np.zeros(len(classes)), 0
     for c, sites in enumerate(near):
         number_of = np.zeros(model.n_sites, np.int64)
@@ -93,12 +95,16 @@ def surroundings(model: SpinPolynomial) -> Surroundings:
             numbered = np.sort(number_of[others[mine]], axis=1)
             for value in np.unique(number[mine]):
                 rows = numbered[number[mine] == value]
-                for blocks in _blocks(rows):
+                mask = np.zeros(-(-width // 64) * 64, np.uint8)
+                if n == 1:
+                    mask[rows[:, 0]] = 1
+                for blocks in _blocks(rows) if n > 1 else [np.zeros((0, LANES, 1), int)]:
                     starts, table = _look_up(blocks, most)
                     n_others.append(n)
                     first.append(first[-1] + len(starts))
                     position.append(size)
                     factor.append(-4.0 * coefficients[value])
+                    masks.append(np.packbits(mask, bitorder="little").view(np.uint64))
                     windows.append(starts)
                     look_up.append(table)
                     size += len(table)
@@ -120,6 +126,7 @@ def surroundings(model: SpinPolynomial) -> Surroundings:
         np.array(position, np.int64),
         np.array(factor, float),
         base,
+        np.array(masks, np.uint64).reshape(-1, -(-width // 64)),
         np.concatenate([none, *windows]).astype(np.int64),
         np.concatenate([np.zeros(0, np.uint8), *look_up]),
     )
@@ -163,18 +170,19 @@ def _look_up(blocks: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counter(n_others: int) -> Any:
-    """Return ``count(bits, windows, look_up, block, position, n_blocks)``: negative products of a group."""
+    """Return ``count(words, windows, look_up, block, position, n_blocks)``: negative products of a group."""
 
     @intrinsic
-    def count(typing_context, bits, windows, look_up, block, position, n_blocks):
-        signature = types.int64(bits, windows, look_up, types.int64, types.int64, types.int64)
+    def count(typing_context, words, windows, look_up, block, position, n_blocks):
+        signature = types.int64(words, windows, look_up, types.int64, types.int64, types.int64)
 
         def generate(context, b, sig, arguments):
-            bits_v, windows_v, look_up_v, block_v, position_v, n_v = arguments
+            words_v, windows_v, look_up_v, block_v, position_v, n_v = arguments
             pointers = [
                 context.make_array(kind)(context, b, value=value).data
-                for kind, value in zip(sig.args[:3], (bits_v, windows_v, look_up_v), strict=True)
+                for kind, value in zip(sig.args[:3], (words_v, windows_v, look_up_v), strict=True)
             ]
+            pointers[0] = b.bitcast(pointers[0], _I8.as_pointer())
             windows_a = context.make_array(sig.args[1])(context, b, value=windows_v)
             width = b.extract_value(windows_a.shape, 1)
             counted = cgutils.alloca_once(b, _VECTOR)
@@ -217,12 +225,23 @@ def _counter(n_others: int) -> Any:
     return count
 
 
-_count_1, _count_2, _count_3, _count_4 = (_counter(n) for n in range(1, MAX_VECTOR + 1))
+_count_2, _count_3, _count_4 = (_counter(n) for n in range(2, MAX_VECTOR + 1))
 
 
-@numba.njit(cache=True)
-def count_plainly(bits, windows, look_up, block, position, n_blocks, n_others):  # pragma: no cover - compiled
+@intrinsic
+def _ones(typing_context, word):
+    """Return the number of ones in a word."""
+
+    def generate(context, b, sig, arguments):
+        return b.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+@numba.njit(cache=True, fastmath=False)
+def count_plainly(words, windows, look_up, block, position, n_blocks, n_others):  # pragma: no cover - compiled
     """Return the number of negative products of a group of any order, monomial by monomial."""
+    bits = words.view(np.uint8)
     negative = 0
     for i in range(n_blocks):
         at = position + i * 2 * LANES * n_others
@@ -236,32 +255,35 @@ def count_plainly(bits, windows, look_up, block, position, n_blocks, n_others): 
     return negative
 
 
-@numba.njit(cache=True, inline="always")
-def doubled_field(negative, site, bits, near):  # pragma: no cover - compiled
+@numba.njit(cache=True, fastmath=False, inline="always")
+def doubled_field(
+    negative, site, words, kind, neighbours, start, n_others, first, position, factor, base, masks, windows, look_up
+):  # pragma: no cover - compiled
     """Return 2 h of a site, float64: exact integer counts times the factors of the groups.
 
-    `negative` is uint8 (n_sites + 1,), 1 for spin -1 and 0 in the last entry; `bits` uint8 (`Surroundings.n_bytes`,) is
-    work space.
+    `negative` is uint8 (n_sites + 1,), 1 for spin -1 and 0 in the last entry; `words` is work space; the others are the
+    fields of `Surroundings` (a tuple's arrays would be counted in and out at every step).
     """
-    around = near.neighbours[site]
-    for byte in range(around.shape[0] // 8):
-        word = np.uint8(0)
-        for bit in range(8):
-            word |= negative[around[8 * byte + bit]] << np.uint8(bit)
-        bits[byte] = word
-    c = near.kind[site]
-    total = near.base[c]
-    for g in range(near.start[c], near.start[c + 1]):
-        block, n = near.first[g], near.first[g + 1] - near.first[g]
-        if near.n_others[g] == 1:
-            ones = _count_1(bits, near.windows, near.look_up, block, near.position[g], n)
-        elif near.n_others[g] == 2:
-            ones = _count_2(bits, near.windows, near.look_up, block, near.position[g], n)
-        elif near.n_others[g] == 3:
-            ones = _count_3(bits, near.windows, near.look_up, block, near.position[g], n)
-        elif near.n_others[g] == 4:
-            ones = _count_4(bits, near.windows, near.look_up, block, near.position[g], n)
+    for word in range(masks.shape[1]):
+        gathered = np.uint64(0)
+        for bit in range(min(64, neighbours.shape[1] - 64 * word)):
+            gathered |= np.uint64(negative[neighbours[site, 64 * word + bit]]) << np.uint64(bit)
+        words[word] = gathered
+    c = kind[site]
+    total = base[c]
+    for g in range(start[c], start[c + 1]):
+        block, n = first[g], first[g + 1] - first[g]
+        if n_others[g] == 1:
+            ones = 0
+            for word in range(masks.shape[1]):
+                ones += _ones(words[word] & masks[g, word])
+        elif n_others[g] == 2:
+            ones = _count_2(words, windows, look_up, block, position[g], n)
+        elif n_others[g] == 3:
+            ones = _count_3(words, windows, look_up, block, position[g], n)
+        elif n_others[g] == 4:
+            ones = _count_4(words, windows, look_up, block, position[g], n)
         else:
-            ones = count_plainly(bits, near.windows, near.look_up, block, near.position[g], n, near.n_others[g])
-        total += near.factor[g] * ones
+            ones = count_plainly(words, windows, look_up, block, position[g], n, n_others[g])
+        total += factor[g] * ones
     return total

@@ -27,7 +27,7 @@ _TABLE_BYTES = 2**30
 _BATCH = 4096
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _block_energies(first_high, n_low, high_masks, low_masks, coefficients, constant, energies):  # pragma: no cover
     """Write the energies of the 2^n_low states whose higher sites are the bits of `first_high` (1: spin +1).
 
@@ -52,7 +52,7 @@ def _block_energies(first_high, n_low, high_masks, low_masks, coefficients, cons
                 energies[k + half] = even + odd
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _find_lowest(energies, n_plus, tolerance, floor, degeneracy, highest):  # pragma: no cover - compiled
     for k in range(energies.shape[0]):
         energy, n = energies[k], n_plus[k]
@@ -64,7 +64,7 @@ def _find_lowest(energies, n_plus, tolerance, floor, degeneracy, highest):  # pr
         highest[n] = max(highest[n], energy)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_moments(energies, n_plus, start, width, moments):  # pragma: no cover - compiled
     """Add powers of the distance of every energy from its bin's centre, in bins, to moments (n, bins, POWERS)."""
     last = moments.shape[1] - 1

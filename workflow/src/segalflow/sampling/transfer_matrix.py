@@ -128,7 +128,7 @@ def _check(rows: int, columns: int, coupling: float) -> None:
         raise SamplingError(f"two-dimensional Ising model: the coupling must be positive and finite, found {coupling}")
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _add_row(vector, moved, columns, length, boltzmann, broken, up):  # pragma: no cover - compiled
     """Write to `moved` the vector times the bonds inside its row and the fugacity of its up spins.
 

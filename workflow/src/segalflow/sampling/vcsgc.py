@@ -217,7 +217,7 @@ def _join(visits: np.ndarray, bias: np.ndarray, start: np.ndarray) -> tuple[np.n
     return log_weight, free
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _iterate(total, size, bias, free, log_weight, tolerance, max_iterations):  # pragma: no cover - compiled
     windows, n_bins = bias.shape
     for t in range(total.shape[0]):

@@ -39,7 +39,7 @@ _N_PLUS, _STEPS, _KNOWN, _UNVISITED, _ONE_OVER_T = range(5)
 _ENERGY, _LOG_F = range(2)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _random_word(state):  # pragma: no cover - compiled
     """Advance a xoshiro256++ generator, ``state`` uint64 (4,), and return its output (Blackman & Vigna 2021)."""
     a, b, c, d = state[0], state[1], state[2], state[3]
@@ -55,9 +55,9 @@ def _random_word(state):  # pragma: no cover - compiled
     return word
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _walk(
-    n_steps, mode, final_log_f, origin, width, stride, near, bits, negative, integers, floats, random, log_g, visits,
+    n_steps, mode, final_log_f, origin, width, stride, near, words, negative, integers, floats, random, log_g, visits,
     known, sums,
 ):  # pragma: no cover - compiled  # fmt: skip
     """Do up to `n_steps` trial flips of one walker and return how many; stops once 1/t has reached `final_log_f`.
@@ -65,6 +65,7 @@ def _walk(
     Histograms are flat: bin ``n_plus * stride + floor((U - origin) / width)``. The search keeps log f as it is,
     production adds nothing.
     """
+    kind, neighbours, start, n_others, first, position, factor, base, masks, windows, look_up = near
     n_sites = negative.shape[0] - 1
     energy, log_f = floats[_ENERGY], floats[_LOG_F]
     n_plus, steps, n_known, unvisited = integers[_N_PLUS], integers[_STEPS], integers[_KNOWN], integers[_UNVISITED]
@@ -82,7 +83,11 @@ def _walk(
         # 24 bits choose the site, 40 decide; sites differ by n_sites / 2^24, but a flip and its reverse do not.
         site = np.int64(((word >> np.uint64(40)) * np.uint64(n_sites)) >> np.uint64(24))
         spin = 1 - 2 * np.int64(negative[site])
-        moved = energy - spin * doubled_field(negative, site, bits, near)
+        field = doubled_field(
+            negative, site, words, kind, neighbours, start, n_others, first, position, factor, base, masks, windows,
+            look_up,
+        )  # fmt: skip
+        moved = energy - spin * field
         to_column = int((moved - origin) * inverse)
         to = (n_plus - spin) * stride + to_column
         if not known[to]:
@@ -150,7 +155,7 @@ class _Walkers:
         self.random = np.array([source.generate_state(4, np.uint64) for source in sources])
         draws = (np.random.default_rng(source).integers(0, 2, model.n_sites) for source in sources)
         self.negative = np.array([[*(1 - draw), 0] for draw in draws], dtype=np.uint8)
-        self.bits = np.zeros(self.near.n_bytes, np.uint8)
+        self.words = self.near.work_space()
         self.known = np.zeros((walkers, size), dtype=bool)
         self.reset()
 
@@ -178,7 +183,7 @@ class _Walkers:
         negative = self.negative[walker]
         self.floats[walker, _ENERGY] = self.model.energy(1 - negative[None, :-1])[0]
         return _walk(
-            n_steps, mode, final_log_f, self.origin, self.width, self.stride, self.near, self.bits, negative,
+            n_steps, mode, final_log_f, self.origin, self.width, self.stride, self.near, self.words, negative,
             self.integers[walker], self.floats[walker], self.random[walker], self.log_g[walker],
             self.visits[walker], self.known[walker], self.sums[walker],
         )  # fmt: skip

@@ -114,7 +114,7 @@ def _past_monomials(model: SpinPolynomial, n_classes: int) -> Iterator[Monomials
             yield Monomials(key[:, 0], key[:, 1:], kind, coefficients)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _all_fields(rows, n_sites, n_classes, groups, counts, count_bytes, field, out):  # pragma: no cover - compiled
     for i in range(n_sites):
         for k in range(n_classes):

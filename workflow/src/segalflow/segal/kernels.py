@@ -47,7 +47,7 @@ def matrix_product(a, b, out):  # pragma: no cover - compiled
                 out[h, lane] += a0 * b[m, lane]
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, fastmath=False, inline="always")
 def carve(scratch, at, rows, columns):  # pragma: no cover - compiled
     """Return the next (rows, columns) of a work array, and where the one behind it begins.
 

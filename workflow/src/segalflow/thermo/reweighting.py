@@ -51,7 +51,7 @@ class Reweighted:
     samples: np.ndarray
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _respond(energy, n_atoms, weight, beta, log_g, log_d, total, pairs):  # pragma: no cover - compiled
     """log D of every sample, and sums over samples of c_t and c_t c_t' by composition; c_t is row t's share of D."""
     n_t = len(beta)
@@ -75,7 +75,7 @@ def _respond(energy, n_atoms, weight, beta, log_g, log_d, total, pairs):  # prag
                 pairs[n, t, other] += share * c[other]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _sum_rows(
     energy, n_atoms, weight, block, condition, log_d, beta, log_g, by_block, by_condition
 ):  # pragma: no cover - compiled
@@ -88,7 +88,7 @@ def _sum_rows(
             by_condition[condition[s], t, n] += share
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=False)
 def _sum_targets(
     energy, wanted, n_atoms, weight, block, condition, log_d, beta, log_g, targets, shift, top, moments, by_block,
     by_condition, mixed,
