@@ -169,7 +169,7 @@ def test_nothing_found_is_said_in_words() -> None:
 def test_the_summary_lists_invariants(tmp_path) -> None:
     find_invariants(three_compounds(447.0, False, 1e-4)).to_csv(tmp_path / "invariants.csv", index=False)
     section = describe_invariants(pd.read_csv(tmp_path / "invariants.csv"), ["cut"], [])
-    assert section.sentences == ["Found over all criteria and methods: 1 three-phase points."]
+    assert section.sentences == ["Points found over all criteria and methods: three-phase 1."]
     assert section.warnings == ["cut"]
     (row,) = section.tables[0].rows
     assert row[0] == "peritectoid: equal_weight 0+1, snis (main)"

@@ -287,9 +287,9 @@ def describe_invariants(table: pd.DataFrame, cuts: Sequence[str], notes: Sequenc
     section = Section("Invariant points", warnings=list(cuts))
     kinds = {"eutectoid": "three-phase", "peritectoid": "three-phase"}
     counts = table["kind"].map(lambda kind: kinds.get(kind, kind)).value_counts()
-    parts = [f"{counts[kind]} {kind}" for kind in ("three-phase", "congruent", "critical") if kind in counts]
+    parts = [f"{kind} {counts[kind]}" for kind in ("three-phase", "congruent", "critical") if kind in counts]
     section.sentences.append(
-        f"Found over all criteria and methods: {', '.join(parts)} points."
+        f"Points found over all criteria and methods: {', '.join(parts)}."
         if parts
         else "No three-phase, congruent or critical point in this window."
     )

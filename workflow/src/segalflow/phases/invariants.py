@@ -118,7 +118,7 @@ def _three_phases(junction: Junction, lines: Mapping[int, pd.DataFrame], criteri
     meeting = None if criterion in BRACKETED else _meeting(*near)
     if meeting is not None and np.isfinite(meeting[1]):
         at, error = meeting
-        if junction.below <= at <= junction.above and error < half:
+        if junction.below <= at <= junction.above and error < half / np.sqrt(3):
             reach = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error
             values = dict(zip(values, (at, error, at - reach, at + reach), strict=True))
         elif (at - parted) * step > N_SIGMA * error:
