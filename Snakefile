@@ -34,6 +34,7 @@ rule all:
         results("phases/invariants.csv"),
         results("phases/consistency.csv"),
         MODEL_ERRORS,
+        expand("{solution}.tdb", solution=SOLUTIONS),
         FIGURES,
         results("summary.html"),
 

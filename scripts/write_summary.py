@@ -18,6 +18,7 @@ from segalflow.reporting import (
     describe_invariants,
     describe_model,
     describe_samplers,
+    describe_solutions,
     write_summary,
 )
 from segalflow.scripting import logged
@@ -57,6 +58,7 @@ with logged(snakemake.log[0]) as log:
             CHECKS,
             read_json(snakemake.input.consistency_notes)["notes"],
         ),
+        *describe_solutions([read_json(path) for path in snakemake.input.solutions]),
     ]
     write_summary(
         snakemake.output.page,

@@ -9,10 +9,11 @@ import pytest
 BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "find_invariants", "check_consistency"}
 BOUNDARIES |= {"write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
-FREE_ENERGIES = {"compute_free_energies", *BOUNDARIES}
+FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
 LABELS = {"label_phases", "plot_phases"}
-SNIS = {"sample_snis", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
+CALPHAD = {"export_tdb", "write_summary"}  # of the first method with samples, SNIS in the tiny study
+SNIS = {"sample_snis", "export_tdb", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
 CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan"}
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
@@ -34,9 +35,16 @@ def put(*keys_and_value):
 
 CONFIG_EDITS = {
     "boundary tolerance": (put("phases", "composition_jump", "n_sigma", 7.5), BOUNDARIES),
-    "tangent setting": (put("phases", "common_tangent", "n_sigma", 5.0), {"compute_model_errors", *BOUNDARIES}),
-    "free-energy replicates": (put("free_energy", "replicates", 40), {"compute_model_errors", *FREE_ENERGIES}),
+    "tangent setting": (
+        put("phases", "common_tangent", "n_sigma", 5.0),
+        {"compute_model_errors", "plot_tangents", *BOUNDARIES},
+    ),
+    "free-energy replicates": (
+        put("free_energy", "replicates", 40),
+        {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
+    ),
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
+    "Redlich-Kister order": (put("phases", "calphad", "maximum_order", 3), CALPHAD),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
     "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *LABELS, *TABLES}),
@@ -48,19 +56,21 @@ CONFIG_EDITS = {
 }
 
 MODULE_EDITS = {
-    "phases/alpha_shape.py": BOUNDARIES,
+    "phases/alpha_shape.py": {"plot_tangents", *BOUNDARIES},
     "phases/invariants.py": {"find_invariants", "write_summary"},
     "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
-    "thermo/order_parameters.py": LABELS,
-    "thermo/reweighting.py": {"compute_model_errors", *FREE_ENERGIES},
+    "phases/calphad.py": CALPHAD,
+    "thermo/order_parameters.py": {*LABELS, *CALPHAD},
+    "thermo/reweighting.py": {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
     "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": {"plot_phase_diagram"},
-    "thermo/comparison.py": {"compute_model_errors", *COMPARISON, *FREE_ENERGIES},
+    "plotting/free_energy.py": {"plot_tangents"},
+    "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES},
     "settings.py": set(),
 }
 

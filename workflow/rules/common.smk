@@ -234,5 +234,19 @@ MODEL_ERROR_CELLS = {
     and CONFIG["cells"][cell]["expansion"] in FITTED
 }
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
+# Solid solutions for CALPHAD codes: cells whose ordered samples can be told apart, each with one method.
+SOLUTIONS = [
+    results(
+        f"phases/{cell}_{next(m for m in SAMPLED if m in CONFIG['cells'][cell]['methods'])}"
+    )
+    for cell in LABELLED_CELLS
+]
+# Cells whose free energies are drawn with their tangents, with the method they are from.
+TANGENT_CELLS = {
+    cell: next(m for m in RESOLVED if m in CONFIG["cells"][cell]["methods"])
+    for cell in DIAGRAM_CELLS
+    if set(RESOLVED) & set(CONFIG["cells"][cell]["methods"])
+    and "common_tangent" in CONFIG["phases"]["criteria"]
+}
 # A pattern that matches nothing where there is none.
 NOTHING = "(?!)"

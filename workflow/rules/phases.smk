@@ -185,3 +185,30 @@ rule label_phases:
         code=code("label_phases.py"),
     script:
         "../../scripts/label_phases.py"
+
+
+rule export_tdb:
+    input:
+        free_energy="results/{study}/free_energy/{cell}/{method}.nc",
+        labels="results/{study}/phases/labels/{cell}/{method}.csv",
+    output:
+        tdb="results/{study}/phases/{cell}_{method}.tdb",
+        statistics="results/{study}/phases/{cell}_{method}.json",
+    log:
+        "logs/{study}/export_tdb/{cell}_{method}.log",
+    benchmark:
+        "results/{study}/benchmarks/export_tdb/{cell}_{method}.tsv"
+    wildcard_constraints:
+        method="|".join(SAMPLED),
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("export_tdb.py"),
+        settings=block("phases", "calphad"),
+        lattice=block("lattice"),
+    script:
+        "../../scripts/export_tdb.py"

@@ -308,6 +308,37 @@ rule plot_phases:
         "../../scripts/plot_phases.py"
 
 
+rule plot_tangents:
+    input:
+        free_energy=lambda wildcards: results(
+            f"free_energy/{wildcards.cell}/{TANGENT_CELLS[wildcards.cell]}.nc"
+        ),
+        boundaries="results/{study}/phases/common_tangent.csv",
+    output:
+        tangents=report(
+            "results/{study}/figures/tangents_{cell}.svg",
+            caption="../report/tangents.rst",
+            category="1 Phase diagram",
+            labels={"figure": "free energies and common tangents", "cell": "{cell}"},
+        ),
+        beside=multiext("results/{study}/figures/tangents_{cell}", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_tangents/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_tangents/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_tangents.py"),
+        method=lambda wildcards: TANGENT_CELLS[wildcards.cell],
+    script:
+        "../../scripts/plot_tangents.py"
+
+
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
@@ -347,6 +378,7 @@ rule write_summary:
         invariants_notes="results/{study}/phases/invariants.json",
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
+        solutions=expand("{solution}.json", solution=SOLUTIONS),
     output:
         page=report(
             "results/{study}/summary.html",
@@ -384,6 +416,7 @@ FIGURES = [
     *expand(results("figures/isotherms_{cell}.svg"), cell=CONFIG["cells"]),
     *expand(results("figures/phase_diagram_{cell}.svg"), cell=DIAGRAM_CELLS),
     *expand(results("figures/phases_{cell}.svg"), cell=LABELLED_CELLS),
+    *expand(results("figures/tangents_{cell}.svg"), cell=TANGENT_CELLS),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
 ]

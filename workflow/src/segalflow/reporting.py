@@ -366,6 +366,38 @@ def describe_consistency(table: pd.DataFrame, checks: Mapping[str, str], notes: 
     return section
 
 
+def describe_solutions(fits: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return the section on the solid solutions written for CALPHAD codes, from the files beside them; none without."""
+    if not fits:
+        return []
+    section = Section("Solid solution for CALPHAD")
+    section.sentences.append(
+        "Redlich-Kister fits of the configurational free energy of mixing, pure elements on this lattice being zero; "
+        "ordered phases are left out. The files phases/<cell>_<method>.tdb can be loaded by pycalphad and its like."
+    )
+    rows = []
+    for fit in fits:
+        name = f"{fit['cell']}: {METHOD_NAMES.get(fit['method'], fit['method'])}"
+        if fit["refused"]:
+            section.warnings.append(f"There is no fit for {name}: {fit['refused']}.")
+            continue
+        rows.append(
+            [
+                name,
+                " – ".join(f"{value:g}" for value in fit["temperature"]),
+                f"{len(fit['coefficients_J_per_mol']) - 1} and {len(fit['temperature_functions'])}",
+                str(fit["points"]),
+                f"{1000 * fit['max_misfit']:.3f} / {1000 * fit['rms_misfit']:.3f}",
+                f"{1000 * fit['rms_stderr']:.3f}",
+            ]
+        )
+    if rows:
+        columns = ["cell and method", "T (K)", "order and temperature functions", "points",
+                   "misfit max / rms (meV/atom)", "rms error of the points (meV/atom)"]  # fmt: skip
+        section.tables.append(Table("Redlich-Kister fits", columns, rows))
+    return [section]
+
+
 def write_summary(
     path: str | Path,
     template: str | Path,
