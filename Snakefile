@@ -33,6 +33,7 @@ rule all:
     input:
         results("comparison.csv"),
         results("phases/boundaries.csv"),
+        results("phases/invariants.csv"),
         results("phases/consistency.csv"),
         MODEL_ERRORS,
         expand("{solution}.tdb", solution=SOLUTIONS),
@@ -74,5 +75,6 @@ rule ensembles:
 rule boundaries:
     input:
         results("phases/boundaries.csv"),
+        results("phases/invariants.csv"),
         results("phases/consistency.csv"),
         MODEL_ERRORS,

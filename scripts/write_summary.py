@@ -16,6 +16,7 @@ from segalflow.reporting import (
     describe_ensembles,
     describe_expansion,
     describe_generations,
+    describe_invariants,
     describe_model,
     describe_samplers,
     describe_solutions,
@@ -46,6 +47,7 @@ with logged(snakemake.log[0]) as log:
     for path in snakemake.input.models:
         sections.append(describe_model(Path(path).parent.name, read_json(path)))
     notes = [read_json(path) for path in snakemake.input.notes]
+    invariants = read_json(snakemake.input.invariants_notes)
     sections += [
         describe_cells([read_json(path) for path in snakemake.input.cells]),
         describe_samplers(
@@ -54,6 +56,7 @@ with logged(snakemake.log[0]) as log:
         describe_ensembles([read_ensemble(path) for path in snakemake.input.tables]),
         describe_agreement(read_table(snakemake.input.summary)),
         describe_boundaries(read_boundaries(snakemake.input.boundaries), {n["criterion"]: n["notes"] for n in notes}),
+        describe_invariants(read_table(snakemake.input.invariants), invariants["cuts"], invariants["notes"]),
         describe_consistency(
             read_consistency(snakemake.input.consistency),
             CHECKS,

@@ -74,9 +74,9 @@ def true_line(criterion: str = "composition_jump", method: str = "metadynamics",
 
 @pytest.fixture(scope="module")
 def draws() -> pd.DataFrame:
-    """Comparisons of twelve pairs of sweeps that differ in their random numbers only."""
+    """Comparisons of eight pairs of sweeps that differ in their random numbers only."""
     tables = []
-    for seed in range(12):
+    for seed in range(8):
         frees = [sampled(2 * seed + k, method) for k, method in enumerate(("snis", "metropolis"))]
         table, notes = check_consistency(boundaries_of(frees), frees)
         assert not notes
@@ -146,12 +146,12 @@ def test_a_wrong_boundary_is_caught(changes, caught, where) -> None:
 
 def test_errors_hold_for_tables_without_energies() -> None:
     z = []
-    for seed in range(20):
+    for seed in range(12):
         free = known(96, noise=0.03, seed=seed, energy=False)
         table, _ = check_consistency(find_boundaries("equal_weight", [free])[0], [free])
         z += table.query("check == 'clausius_clapeyron'")["z"].tolist()
     # Slope and du/dx are two derivatives of the same curve here: one number a draw, in effect.
-    assert len(z) == 100
+    assert len(z) == 60
     assert np.mean(np.abs(z) < 2) >= 0.90
     assert 0.4 < np.sqrt(np.mean(np.square(z))) < 1.2
 
@@ -231,9 +231,6 @@ def test_a_line_is_cut_where_one_of_its_phases_becomes_another() -> None:
     coarse = true_line("composition_jump", "snis", x_left=0.04, x_right=-0.02)
     table, notes = check_consistency(merge_boundaries([points, coarse]), [])
     assert set(table.loc[table["check"] == "criteria", "temperature"]) == {480.0, 510.0, 540.0}
-    assert any(
-        s.startswith(
-            "2 points of composition_jump (snis) and equal_weight (snis) in regular, one of which has two gaps"
-        )
-        for s in notes
+    assert (
+        "2 points where composition_jump has one gap and equal_weight two with a phase between: not compared." in notes
     )

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "find_invariants", "check_consistency"}
+BOUNDARIES |= {"write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -61,6 +62,7 @@ CONFIG_EDITS = {
 
 MODULE_EDITS = {
     "phases/alpha_shape.py": {"plot_tangents", *BOUNDARIES},
+    "phases/invariants.py": {"find_invariants", "write_summary"},
     "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
     "phases/calphad.py": CALPHAD,

@@ -97,6 +97,30 @@ rule check_consistency:
         "../../scripts/check_consistency.py"
 
 
+rule find_invariants:
+    input:
+        boundaries="results/{study}/phases/boundaries.csv",
+        grids=[results(f"grids/{cell}.json") for cell in DIAGRAM_CELLS],
+    output:
+        table="results/{study}/phases/invariants.csv",
+        notes="results/{study}/phases/invariants.json",
+    log:
+        "logs/{study}/find_invariants.log",
+    benchmark:
+        "results/{study}/benchmarks/find_invariants.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("find_invariants.py"),
+        cells={cell: CONFIG["cells"][cell]["methods"] for cell in DIAGRAM_CELLS},
+    script:
+        "../../scripts/find_invariants.py"
+
+
 rule compute_model_errors:
     input:
         cells=[results(f"cells/{cell}.json") for cell in MODEL_ERROR_CELLS],

@@ -410,6 +410,8 @@ rule write_summary:
             criterion=CONFIG["phases"]["criteria"],
         )
         + last_refined("json"),
+        invariants="results/{study}/phases/invariants.csv",
+        invariants_notes="results/{study}/phases/invariants.json",
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
         solutions=expand("{solution}.json", solution=SOLUTIONS),

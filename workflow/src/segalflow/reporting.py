@@ -314,6 +314,46 @@ def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[s
     return section
 
 
+def describe_invariants(table: pd.DataFrame, cuts: Sequence[str], notes: Sequence[str]) -> Section:
+    """Return the section on invariant points and on what the window cuts off.
+
+    Args:
+        table: invariant points (`segalflow.phases.invariants.COLUMNS`).
+        cuts: sentences on lines that the window cuts off.
+        notes: sentences on where there is no boundary, and what lies outside the window.
+    """
+    section = Section("Invariant points", warnings=list(cuts))
+    kinds = {"eutectoid": "three-phase", "peritectoid": "three-phase"}
+    counts = table["kind"].map(lambda kind: kinds.get(kind, kind)).value_counts()
+    parts = [f"{kind} {counts[kind]}" for kind in ("three-phase", "congruent", "critical") if kind in counts]
+    section.sentences.append(
+        f"Points found over all criteria and methods: {', '.join(parts)}."
+        if parts
+        else "No three-phase, congruent or critical point in this window."
+    )
+    rows = [
+        [
+            f"{row['kind']}: {row['criterion']} {row['boundaries']}, {row['method']} ({row['cell']})",
+            _text(row["phases"]) or "–",
+            f"{row['temperature']:.4g} ({row['temperature_low']:.4g}–{row['temperature_high']:.4g})",
+            " / ".join(f"{x:.3f}" for x in dict.fromkeys([row["x_left"], row["x"], row["x_right"]])),
+            f"{row['delta_mu']:.4f}",
+            _text(row["note"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    if rows:
+        columns = ["kind, criterion, lines and method", "phases", "temperature (interval)", "x", "delta_mu", "note"]
+        section.tables.append(Table("Invariant points of the diagram", columns, rows))
+    section.sentences.extend(notes)
+    return section
+
+
+def _text(value: Any) -> str:
+    """A text cell of a table read from CSV, where empty ones are NaN."""
+    return value if isinstance(value, str) else ""
+
+
 WITHIN = 1.96
 """Errors within which 95 % of calibrated differences lie."""
 

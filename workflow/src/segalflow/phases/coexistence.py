@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from scipy.interpolate import CubicSpline
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp, xlogy
 
 from segalflow.phases.equal_weight import PARTING, balance_peaks
 from segalflow.phases.gaps import Gap
@@ -40,6 +40,10 @@ class Peaks:
     slope: np.ndarray
     x: np.ndarray
     weight: np.ndarray
+
+    def sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return first and last number of atoms of the left and of the right phase."""
+        return (self.bounds[0], self.divider), (self.divider + 1, self.bounds[1])
 
     def share(self, slope: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the weight of the right phase and the mean composition of both together at a slope, (n_draws,)."""
@@ -146,7 +150,7 @@ class Coexistence:
         energy = np.concatenate([self.energy[None, peaks.row], self.draws[:, peaks.row]])[: len(peaks.weight)]
         left_open = self.truncation[peaks.row]
         means, truncation = [], []
-        for first, last in ((peaks.bounds[0], peaks.divider), (peaks.divider + 1, peaks.bounds[1])):
+        for first, last in peaks.sides():
             side = slice(first, last + 1)
             tilted = peaks.weight[:, side] + peaks.slope[:, None] * n[side]
             tilted = np.where(np.isfinite(energy[:1, side]), tilted, -np.inf)
@@ -179,30 +183,28 @@ class Coexistence:
     def finite_cell(self, peaks: Peaks) -> tuple[np.ndarray, float]:
         """Return how far the means of the peaks are from the points of a common tangent: in x, (2,), and delta_mu, eV.
 
-        To leading order in 1/n_sites, with the cumulants k_2 and k_3 of N in a peak: its mean is ``k_3 / (2 k_2)``
-        above its maximum, and the prefactor ``1 / sqrt(x (1 - x))`` of the binomial coefficient, which a tangent does
-        not hold, moves the maximum by ``-k_2 (1 - 2x) / (2 n x (1 - x))``. Equal weights are off equal heights by the
-        peaks' widths over that of a random mixture. All this vanishes for an ideal solution.
+        A tangent takes n sites' worth of random mixing, ``n_sites f_mix``, in place of the logarithm of the binomial
+        coefficient C. To leading order in 1/n_sites, with the cumulants k_2 and k_3 of N in a peak: its mean is ``k_3 /
+        (2 k_2)`` above its maximum, and ``C exp(-n f_mix) ~ 1 / sqrt(x (1 - x))`` moves the maximum by ``-k_2 (1 - 2x)
+        / (2 n x (1 - x))``. A peak's weight is ``sqrt(2 pi k_2)`` times its height (once, for a compound of a single
+        composition). All this vanishes for an ideal solution.
         """
-        n = np.arange(peaks.weight.shape[1])
-        shift, width = np.zeros(2), np.ones(2)
-        for side, (first, last) in enumerate(
-            ((peaks.bounds[0], peaks.divider), (peaks.divider + 1, peaks.bounds[1]))
-        ):  # fmt: skip
-            tilted = peaks.weight[0, first : last + 1] + peaks.slope[0] * n[first : last + 1]
+        n, shift, weight = self.free.n_sites, np.zeros(2), np.zeros(2)
+        for side, (first, last) in enumerate(peaks.sides()):
+            atoms = np.arange(first, last + 1)
+            tilted = peaks.weight[0, atoms] + peaks.slope[0] * atoms
             p = np.exp(tilted - logsumexp(tilted))
-            mean = p @ n[first : last + 1]
-            away = n[first : last + 1] - mean
-            second, third = float(p @ away**2), float(p @ away**3)
+            mean = float(p @ atoms)
+            second, third = float(p @ (atoms - mean) ** 2), float(p @ (atoms - mean) ** 3)
+            x = mean / n
+            mixing = -n * (xlogy(x, x) + xlogy(1 - x, 1 - x))
+            binomial = gammaln(n + 1) - gammaln(mean + 1) - gammaln(n - mean + 1)
+            weight[side] = max(0.5 * np.log(2 * np.pi * max(second, 1e-12)), 0.0) - (mixing - binomial)
             # A peak narrower than half a site is a single composition, and known as such.
-            if second < 0.25:
-                continue
-            random = mean * (1 - mean / n[-1])
-            width[side] = second / random
-            shift[side] = (third / second - width[side] * (1 - 2 * mean / n[-1])) / (2 * n[-1])
+            if second > 0.25:
+                shift[side] = (third / second - second * (1 - 2 * x) / (n * x * (1 - x))) / (2 * n)
         kt = self.free.boltzmann * self.free.temperature[peaks.row]
-        distance = n[-1] * float(peaks.x[1, 0] - peaks.x[0, 0])
-        return np.abs(shift), float(kt * abs(np.log(width[1] / width[0])) / (2 * distance))
+        return np.abs(shift), float(kt * abs(weight[1] - weight[0]) / (n * float(peaks.x[1, 0] - peaks.x[0, 0])))
 
     def parting_error(self, peaks: Peaks) -> float:
         """Return how much du/dx depends on where the peaks are parted, eV: it matters where they overlap."""
@@ -225,7 +227,7 @@ class Coexistence:
             return 0.0
         n = np.arange(peaks.weight.shape[1])
         ratio, spread = [], []
-        for first, last in ((peaks.bounds[0], peaks.divider), (peaks.divider + 1, peaks.bounds[1])):
+        for first, last in peaks.sides():
             tilted = peaks.weight[:, first : last + 1] + peaks.slope[0] * n[first : last + 1]
             ratio.append(logsumexp(tilted, axis=1))
             p = np.exp(tilted[0] - ratio[-1][0])

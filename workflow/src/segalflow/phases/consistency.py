@@ -333,9 +333,14 @@ def _compare_lines(
             one_kind = (name_a in allowances) == (name_b in allowances)
             of_a, of_b = none if one_kind else (allowances.get(name_a, none[0]), allowances.get(name_b, none[1]))
             for i, j in pairs:
-                if _parted(a.iloc[i], isotherms[second]) or _parted(b.iloc[j], isotherms[first]):
-                    words = f"of {_name(first)} and {_name(second)} in {first[2]}"
-                    left_out[f"{words}, one of which has two gaps with a phase between where the other has one"] += 1
+                coarse, fine = first, second
+                if not _parted(a.iloc[i], isotherms[second]):
+                    coarse, fine = second, first
+                    if not _parted(b.iloc[j], isotherms[first]):
+                        coarse = None
+                if coarse is not None:
+                    kind = 0 if check == "criteria" else 1
+                    left_out[f"where {coarse[kind]} has one gap and {fine[kind]} two with a phase between"] += 1
                     continue
                 extra = of_a[i] + of_b[j]
                 p, q = _values(a, i), _values(b, j)
@@ -351,11 +356,7 @@ def _compare_lines(
 def _parted(point: pd.Series, others: pd.DataFrame) -> bool:
     """Whether others have two gaps with a phase between where a point has one."""
     isotherm = others[np.isclose(others["temperature"], point["temperature"], rtol=1e-9)].sort_values("x_left")
-    return any(encloses(point, left, right) for left, right in itertools.pairwise([r for _, r in isotherm.iterrows()]))
-
-
-def _name(source: tuple[str, str, str]) -> str:
-    return f"{source[0]} ({source[1]})"
+    return any(encloses(point, left, right) for left, right in itertools.pairwise(isotherm.to_dict("records")))
 
 
 def _values(line: pd.DataFrame, row: int) -> list[tuple[float, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def delta_mu_stderr(points: pd.DataFrame) -> np.ndarray:
     return np.abs(width) / np.where(points["criterion"].isin(BRACKETED), np.sqrt(12), normal)
 
 
-def gap_overlap(first: pd.Series, second: pd.Series) -> float:
+def gap_overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     """Return shared part over union of the composition gaps of two points; 0 where they share nothing."""
     shared = min(first["x_right"], second["x_right"]) - max(first["x_left"], second["x_left"])
     union = max(first["x_right"], second["x_right"]) - min(first["x_left"], second["x_left"])
@@ -78,7 +79,8 @@ def match_lines(
     for i, (name_a, a) in enumerate(first.items()):
         for j, (name_b, b) in enumerate(second.items()):
             rows = common_rows(a, b)
-            shared = [gap_overlap(a.iloc[k], b.iloc[m]) for k, m in rows]
+            of_a, of_b = a[["x_left", "x_right"]].to_dict("records"), b[["x_left", "x_right"]].to_dict("records")
+            shared = [gap_overlap(of_a[k], of_b[m]) for k, m in rows]
             if rows and np.mean(shared) >= overlap:
                 scored.append((-float(np.sum(shared)), i, j, name_a, name_b, rows))
     taken: set[tuple[int, int, int]] = set()
@@ -115,7 +117,7 @@ class Junction:
         return "peritectoid" if self.parted_below else "eutectoid"
 
 
-def encloses(whole: pd.Series, left: pd.Series, right: pd.Series) -> bool:
+def encloses(whole: Mapping[str, Any], left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     """Return whether one gap stands for two beside each other, with the phase between these inside it."""
     low, high = float(whole["x_left"]), float(whole["x_right"])
     middle, margin = (left["x_right"] + right["x_left"]) / 2, INSIDE * (high - low)
@@ -133,7 +135,7 @@ def find_junctions(points: pd.DataFrame) -> list[Junction]:
         points: its two-phase points (`two_phase_points`).
     """
     isotherms = [
-        (float(kelvin), [row for _, row in part.sort_values("x_left").iterrows()])
+        (float(kelvin), part.sort_values("x_left").to_dict("records"))
         for kelvin, part in points.groupby("temperature", sort=True)
     ]
     found = []
