@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
+DIAGRAMS = {"plot_phase_diagram", "plot_interactive_diagram"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "check_consistency", "write_summary", *DIAGRAMS}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -66,7 +67,7 @@ MODULE_EDITS = {
     "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
-    "plotting/phase_diagram.py": {"plot_phase_diagram"},
+    "plotting/phase_diagram.py": DIAGRAMS,
     "plotting/free_energy.py": {"plot_tangents"},
     "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES},
     "settings.py": set(),
