@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "plot_phase_diagram", "find_invariants", "check_consistency"}
-BOUNDARIES |= {"write_summary"}
+DIAGRAMS = {"plot_phase_diagram", "plot_interactive_diagram"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -22,7 +22,7 @@ LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "build_cell", "choose_grid", *SAMPLERS}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
-AFTER_REFINEMENT = {"merge_boundaries", "plot_phase_diagram", "check_consistency", "write_summary"}
+AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
 DATASET = {"build_dataset", *FIT}
 
 
@@ -75,7 +75,7 @@ MODULE_EDITS = {
     "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
-    "plotting/phase_diagram.py": {"plot_phase_diagram"},
+    "plotting/phase_diagram.py": DIAGRAMS,
     "plotting/free_energy.py": {"plot_tangents"},
     "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES},
     "settings.py": set(),

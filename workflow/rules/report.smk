@@ -370,6 +370,34 @@ rule plot_tangents:
         "../../scripts/plot_tangents.py"
 
 
+rule plot_interactive_diagram:
+    input:
+        boundaries="results/{study}/phases/boundaries.csv",
+    output:
+        page=report(
+            "results/{study}/phases/diagram.html",
+            caption="../report/diagram.rst",
+            category="1 Phase diagram",
+            labels={"page": "interactive diagram", "cell": "all"},
+        ),
+    log:
+        "logs/{study}/plot_interactive_diagram.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_interactive_diagram.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_interactive_diagram.py"),
+        species=CONFIG["lattice"]["species"],
+        energy_units={cell: energy_unit(CONFIG, cell) for cell in DIAGRAM_CELLS},
+    script:
+        "../../scripts/plot_interactive_diagram.py"
+
+
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
@@ -454,6 +482,7 @@ FIGURES = [
     *expand(results("figures/phase_diagram_{cell}.svg"), cell=DIAGRAM_CELLS),
     *expand(results("figures/phases_{cell}.svg"), cell=LABELLED_CELLS),
     *expand(results("figures/tangents_{cell}.svg"), cell=TANGENT_CELLS),
+    results("phases/diagram.html"),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
 ]

@@ -47,6 +47,7 @@ class Section:
     sentences: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)  # (path beside the page, text)
 
 
 def _number(value: Any, digits: int = 3) -> str:
@@ -293,6 +294,7 @@ def describe_agreement(summary: pd.DataFrame) -> Section:
 def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[str]]) -> Section:
     """Return the section on phase boundaries: each line's range and top, and what the criteria had to say."""
     section = Section("Phase boundaries")
+    section.links.append(("phases/diagram.html", "phases/diagram.html: every point with its numbers, to zoom in"))
     rows = []
     for (criterion, method, cell, line), part in boundaries.groupby(["criterion", "method", "cell", "boundary"]):
         top = part.loc[part["temperature"].idxmax()]

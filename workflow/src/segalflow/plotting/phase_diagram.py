@@ -64,7 +64,8 @@ POINT_COLUMNS = [
 ]
 
 
-def _look(criterion: str) -> tuple[str, str, str]:
+def criterion_look(criterion: str) -> tuple[str, str, str]:
+    """Return marker, line style and name of a criterion, the same in every figure."""
     return CRITERION_LOOKS.get(criterion, (*_OTHER_LOOK, criterion.replace("_", " ")))
 
 
@@ -117,7 +118,7 @@ def _legend(
     """Methods by colour, criteria by marker and line style, above the diagram."""
     handles = [Line2D([], [], color=colour_of(m), lw=2.5, label=label_of(m)) for m in methods]
     for criterion in [c for c in CRITERION_LOOKS if c in set(boundaries["criterion"])]:
-        marker, line, name = _look(criterion)
+        marker, line, name = criterion_look(criterion)
         handles.append(Line2D([], [], color="black", marker=marker, ls=line, ms=3.5, mfc="white", label=name))
     if "gap_top" in set(boundaries["kind"]):
         handles.append(Line2D([], [], color="black", marker="*", ls="", ms=6, mfc="white", label="top of a gap"))
@@ -194,7 +195,7 @@ def plot_phase_diagram(
             )
             shaded = True
     for criterion, method, part in _lines(boundaries):
-        marker, line, _ = _look(criterion)
+        marker, line, _ = criterion_look(criterion)
         colour = colour_of(method)
         body = part[part["kind"] != "gap_top"].sort_values("temperature")
         if len(body) and (body["kind"] == "transition").all():
@@ -325,7 +326,7 @@ def plot_phase_diagram_delta_mu(
         bar.ax.set_ylim(0, 1)
     points, any_bad = _background(axes, tables, "delta_mu")
     for criterion, method, part in _lines(boundaries):
-        marker, line, _ = _look(criterion)
+        marker, line, _ = criterion_look(criterion)
         colour = colour_of(method)
         body = part[part["kind"] != "gap_top"]
         order = "delta_mu" if (body["kind"] == "transition").all() else "temperature"
