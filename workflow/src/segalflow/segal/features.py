@@ -12,9 +12,9 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy import bitslice, kernels
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.composition import CompositionPolynomial

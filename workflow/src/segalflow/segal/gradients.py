@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import torch
 
+from segalflow.compilation import numba
 from segalflow.segal.kernels import carve, matrix_product
 from segalflow.segal.network import PhysicsNetwork
 from segalflow.segal.resources import MEMORY_MB, device_of, in_parts
