@@ -69,7 +69,7 @@ class LikelihoodObjective:
         self.rounds = self.refreshes = 0
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
-        self.spins = self.fields = self.kept = self.kept_fields = None
+        self.spins = self.fields = self.past = self.kept = self.kept_fields = None
 
     def prepare(self) -> None:
         """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
@@ -147,6 +147,8 @@ class LikelihoodObjective:
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
         order = run.rng.permutation(self._visited())
+        # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
+        self.past = evaluate_past_fields(run.sampler.fields, self.spins)
         run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
 
     def _visited(self) -> np.ndarray:
@@ -174,7 +176,7 @@ class LikelihoodObjective:
         loss = gradient(
             run.network,
             spins,
-            evaluate_past_fields(run.sampler.fields, spins),
+            self.past[chosen],
             label,
             beta,
             mu,

@@ -47,7 +47,9 @@ class _Run:
         self.delta_mu = np.tile(delta_mu, len(temperature))
         self.beta = 1.0 / (sampler.model.boltzmann * self.temperature)
         self.condition = torch.from_numpy(sampler.domain.encode(self.temperature, self.delta_mu))
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98))
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98), fused=True
+        )
         self.shown = math.nan  # the last loss
         self.queue: list[np.ndarray] = []  # conditions still to be visited in this round
 
