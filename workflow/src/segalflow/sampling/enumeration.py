@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import xarray as xr
 
+from segalflow.compilation import numba
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.composition import CompositionPolynomial
 from segalflow.energy.polynomial import SpinPolynomial
