@@ -66,7 +66,6 @@ class LikelihoodObjective:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.chains = make_chains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
-        self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = self.refreshes = 0
         # Twice the cross-entropy of guesses at even odds: only a network gone wrong stays above it.
         self.limit = 2 * np.log(2) * run.sampler.n_sites
@@ -144,7 +143,7 @@ class LikelihoodObjective:
         replayed = np.flatnonzero(run.rng.random(len(spins)) < REPLAYED)
         which = run.rng.integers(0, len(self.kept), len(replayed))
         spins[replayed], fields[replayed] = self.kept[which, replayed], self.kept_fields[which, replayed]
-        moved = self.operations[run.rng.integers(0, len(self.operations), len(spins))]
+        moved = run.sampler.cell.random_permutations(len(spins), run.rng)
         rows = np.arange(len(spins))[:, None]
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins

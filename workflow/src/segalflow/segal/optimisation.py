@@ -20,6 +20,8 @@ from segalflow.progress import bar
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
+NESS_SITES = 24_000
+"""Sites of the conditions at which it is measured: all of 48 up to 500 sites, fewer on larger cells."""
 DIVERGED = 100
 """Steps in a row with a loss above the objective's `limit` after which training stops."""
 
@@ -91,7 +93,8 @@ class TrainingRun:
 
     def measure_ness(self) -> float:
         """Median over a spread of conditions of the effective sample size of `NESS_DRAWS` draws."""
-        chosen = np.linspace(0, len(self.temperature) - 1, min(48, len(self.temperature))).astype(int)
+        n_conditions = min(48, max(8, NESS_SITES // self.sampler.model.n_sites), len(self.temperature))
+        chosen = np.linspace(0, len(self.temperature) - 1, n_conditions).astype(int)
         t, m = np.repeat(self.temperature[chosen], NESS_DRAWS), np.repeat(self.delta_mu[chosen], NESS_DRAWS, axis=0)
         spins, log_p, energy = self.sampler.sample(t, m, self.seed())
         self.evaluations += len(spins)
