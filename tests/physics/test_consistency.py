@@ -12,7 +12,7 @@ from segalflow.phases.coexistence import Coexistence
 from segalflow.phases.consistency import COLUMNS, check_consistency, fit_slopes, read_consistency
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.lines import cut_line, find_junctions, match_lines, split_lines, two_phase_points
-from segalflow.reporting import describe_consistency
+from segalflow.reporting.boundaries import describe_consistency
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 

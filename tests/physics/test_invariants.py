@@ -10,7 +10,7 @@ from model_alloys import critical_temperature, mean_field_log_weight
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table, merge_boundaries, normal_interval
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.invariants import COLUMNS, find_cuts, find_empty, find_invariants
-from segalflow.reporting import describe_invariants
+from segalflow.reporting.boundaries import describe_invariants
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 

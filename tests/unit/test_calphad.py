@@ -18,7 +18,7 @@ from segalflow.phases.calphad import (
     tdb_text,
     write_tdb,
 )
-from segalflow.reporting import describe_solutions
+from segalflow.reporting.boundaries import describe_solutions
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 

@@ -1,11 +1,15 @@
 """Compiled functions: the same machine code whoever has them compiled, and never that of an older source."""
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import segalflow
+from segalflow import compilation
 
 PACKAGE = Path(segalflow.__file__).parent
 
@@ -24,20 +28,51 @@ def test_every_compiled_function_says_whether_arithmetic_may_be_rearranged() -> 
     assert not silent
 
 
-def test_changed_sources_have_another_cache(tmp_path) -> None:
+def test_a_state_of_sources_is_that_of_all_that_is_reached(tmp_path) -> None:
     package = tmp_path / "segalflow"
-    package.mkdir()
-    (package / "__init__.py").write_text((PACKAGE / "__init__.py").read_text())
-    command = [sys.executable, "-c", "import segalflow, numba; print(numba.config.CACHE_DIR)"]
+    (package / "room").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    outer, inner, other = package / "outer.py", package / "room" / "inner.py", package / "other.py"
 
-    def folder() -> str:
-        environment = {"PYTHONPATH": "."}
-        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    def state() -> str:
+        compilation._read.cache_clear()
+        return compilation.source_state(outer, package)
 
-    (package / "inner.py").write_text("import numba\n\nRATE = 1\n")
-    before = folder()
-    (package / "notes.py").write_text("A = 1\n")
-    assert folder() == before  # nothing compiled in there
-    (package / "inner.py").write_text("import numba\n\nRATE = 2\n")
-    assert folder() != before
-    assert Path(before.strip()).parent == package / "__pycache__"
+    outer.write_text("from segalflow.room import (\n    inner,\n)\n")
+    inner.write_text("RATE = 1\n")
+    other.write_text("A = 1\n")
+    before = state()
+    other.write_text("A = 2\n")
+    assert state() == before
+    inner.write_text("RATE = 2\n")
+    changed = state()
+    assert changed != before
+    outer.write_text("import segalflow.room.inner as inner\n")
+    reached_otherwise = state()
+    inner.write_text("RATE = 1\n")
+    assert len({before, changed, reached_otherwise, state()}) == 4
+
+
+def test_code_is_kept_by_the_state_of_the_sources_and_found_by_another_copy(tmp_path) -> None:
+    """A second process that has the same sources at another place compiles nothing."""
+    code = """
+import numpy as np
+from segalflow.energy.kernels import draw_words
+draw_words(np.ones((4, 2), np.uint64), np.empty(2, np.uint64))
+print(sum(draw_words.stats.cache_hits.values()))
+"""
+    copy = tmp_path / "copy"
+    shutil.copytree(PACKAGE, copy / "segalflow", ignore=shutil.ignore_patterns("__pycache__"))
+    hits = []
+    for place in (PACKAGE.parent, copy):
+        environment = os.environ | {"PYTHONPATH": str(place), "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        hits.append(int(done.stdout))
+    assert hits == [0, 1]
+
+
+def test_numba_comes_from_the_module_that_says_where_its_code_is_kept() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "compilation.py":
+            assert not re.search(r"^\s*import numba\b", path.read_text(), re.MULTILINE), path.name

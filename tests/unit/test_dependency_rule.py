@@ -13,7 +13,7 @@ PACKAGE = Path(segalflow.__file__).parent
 
 # Folders and top-level modules by layer; a module may import from its own room and from lower layers only.
 LAYERS = [
-    {"units", "errors", "progress", "provenance"},
+    {"units", "errors", "progress", "provenance", "compilation"},
     {"artefacts", "scripting", "settings"},
     {"lattice"},
     {"ensemble", "cells", "samples"},

@@ -18,7 +18,7 @@ from segalflow.expansion.generations import COLUMNS, generations_table, next_gen
 from segalflow.expansion.ground_states import lower_hull
 from segalflow.lattice import parent_lattice
 from segalflow.plotting.expansion import plot_generations
-from segalflow.reporting import describe_generations
+from segalflow.reporting.data import describe_generations
 from segalflow.structures.enumeration import enumerate_pool
 from segalflow.structures.initial import initial_structures
 from segalflow.structures.pool import pool_table

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from segalflow.reporting import Section, describe_data, describe_expansion, write_summary
+from segalflow.reporting.data import describe_data, describe_expansion
+from segalflow.reporting.page import Section, write_summary
 
 METRICS = {
     "method": "ridge",

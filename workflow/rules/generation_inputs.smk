@@ -8,14 +8,25 @@ def in_folder(folder):
     return sorted(path.stem for path in Path(folder).glob("*.extxyz"))
 
 
+def chosen_from(manifest):
+    """Ids of the structures of a pool that are calculated first."""
+    return initial_structures(
+        read_table(manifest), CONFIG["structures"]["initial"], CONFIG["seed"]
+    )
+
+
 def initial_ids():
     """Ids of the structures that are calculated first, known once the pool is made."""
     made = checkpoints.enumerate_structures.get(study=STUDY).output
-    if not PROPOSERS:
-        return in_folder(made.folder)
-    return initial_structures(
-        read_table(made.manifest), CONFIG["structures"]["initial"], CONFIG["seed"]
-    )
+    return chosen_from(made.manifest) if PROPOSERS else in_folder(made.folder)
+
+
+# A pool that is there already and too small is said at once: Snakemake adds a traceback to what an input function says.
+if PROPOSERS and Path(results("structures/manifest.csv")).exists():
+    try:
+        chosen_from(results("structures/manifest.csv"))
+    except SegalflowError as error:
+        raise WorkflowError(f"config: {error}") from None
 
 
 def proposed_in(expansion, generation):

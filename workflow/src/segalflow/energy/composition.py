@@ -10,9 +10,9 @@ import functools
 import hashlib
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.polynomial import SpinPolynomial, model_fingerprint
 from segalflow.errors import SamplingError
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import pandas as pd
 import torch
 from ase import Atoms
 from torch import Tensor, nn
 
+from segalflow.compilation import numba
 from segalflow.dft.dataset import end_members_of
 from segalflow.energy.graph_energy import gated_sums, neighbour_shells, neighbour_table
 from segalflow.errors import TrainingError

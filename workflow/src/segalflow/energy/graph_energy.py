@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from segalflow.artefacts import atomic_path
+from segalflow.compilation import numba
 from segalflow.energy.adapters import TotalEnergyModel
 from segalflow.energy.base import checked_occupations
 from segalflow.errors import ArtefactError, ExpansionError

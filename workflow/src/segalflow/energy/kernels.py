@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.bitslice import count_products, pack_row
 
 # Decorations of one block or of all: `words` uint64 (..., n_rows, lanes / 8), eight chains a word; `row_bytes` the same

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.base import EnergyModel
 from segalflow.errors import ExpansionError
 from segalflow.expansion.hamiltonian import ClusterExpansion

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.kernels import draw_words
 from segalflow.energy.lockstep import RULES, seed_states
 from segalflow.energy.polynomial import SpinPolynomial

@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.base import check_swap, checked_occupations, exchanged, species_counts, species_kinds
 from segalflow.errors import ExpansionError, SamplingError
 from segalflow.expansion.hamiltonian import ClusterExpansion

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from segalflow.compilation import numba
 from segalflow.energy.groups import distinct_coefficients, monomials_through
 from segalflow.energy.polynomial import SpinPolynomial
 

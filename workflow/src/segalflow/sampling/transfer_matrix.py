@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import xarray as xr
 
+from segalflow.compilation import numba
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar

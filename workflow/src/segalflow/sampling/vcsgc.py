@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import xarray as xr
 
+from segalflow.compilation import numba
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table

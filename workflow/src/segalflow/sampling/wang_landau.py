@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import xarray as xr
 from scipy.special import gammaln
 
+from segalflow.compilation import numba
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.energy.surroundings import doubled_field, surroundings
 from segalflow.ensemble import ensemble_table

@@ -7,9 +7,9 @@ inner loop runs over its lanes. Past fields and energies are counted (`segalflow
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.bitslice import pack_row
 from segalflow.energy.kernels import counted_energies, doubled_field
 from segalflow.segal.features import LANES

@@ -18,9 +18,9 @@ import xarray as xr
 from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.special import gammaln, logsumexp
 
-from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.ensemble import sampled_conditions
-from segalflow.errors import ArtefactError, BoundaryError
+from segalflow.errors import BoundaryError
 from segalflow.sampling.composition import observables_by_composition
 from segalflow.thermo.comparison import boltzmann_of
 from segalflow.thermo.pooling import SamplePool, UnresolvedError, pool_samples
@@ -327,14 +327,9 @@ def write_free_energy(path: str | Path, free: FreeEnergy) -> None:
     dataset = xr.Dataset(
         {k: (d, v, {"units": u, "long_name": text}) for k, (d, v, u, text) in data.items()},
         {"temperature": free.temperature, "n_atoms": np.arange(free.n_sites + 1), "delta_mu": free.delta_mu},
-        {k: v if isinstance(v, str | int | float) else json.dumps(to_builtin(v), sort_keys=True)
-         for k, v in {"schema": SCHEMA, "boltzmann": free.boltzmann, **free.attributes}.items()},
-    )  # fmt: skip
-    with atomic_path(path) as temporary:
-        dataset.to_netcdf(
-            temporary, format="NETCDF4", engine="netcdf4",
-            encoding={k: {"zlib": True, "complevel": 4} for k in dataset.data_vars},
-        )  # fmt: skip
+        {"schema": SCHEMA, "boltzmann": free.boltzmann, **free.attributes},
+    )
+    write_dataset(path, dataset, packed=list(data))
 
 
 def read_free_energy(path: str | Path) -> FreeEnergy:
@@ -343,17 +338,7 @@ def read_free_energy(path: str | Path) -> FreeEnergy:
     Raises:
         ArtefactError: if the file is missing, damaged, or of another schema.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            found = opened.load()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: the file does not exist") from None
-    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
-        raise ArtefactError(
-            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
-        ) from None
-    if found.attrs.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {found.attrs.get('schema')!r}")
+    found = read_dataset(path, SCHEMA)
     log_weight, draws = (found[k].values.astype(float) for k in ("log_weight", "replicate"))
     attributes = {k: v for k, v in found.attrs.items() if k not in ("schema", "boltzmann")}
     attributes["species"] = json.loads(attributes["species"])

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logsumexp
 
+from segalflow.compilation import numba
 from segalflow.thermo.pooling import SamplePool, UnresolvedError
 
 MAX_NEWTON = 60

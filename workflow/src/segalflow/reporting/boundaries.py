@@ -1,0 +1,153 @@
+"""Sections on phase boundaries: lines, invariant points, consistency, solid solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from segalflow.reporting.page import METHOD_NAMES, Section, Table, formatted, text_or_empty
+
+
+def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[str]]) -> Section:
+    """Return the section on phase boundaries: each line's range and top, and what the criteria had to say."""
+    section = Section("Phase boundaries")
+    section.links.append(("phases/diagram.html", "phases/diagram.html: every point with its numbers, to zoom in"))
+    rows = []
+    for (criterion, method, cell, line), part in boundaries.groupby(["criterion", "method", "cell", "boundary"]):
+        top = part.loc[part["temperature"].idxmax()]
+        phases = " + ".join(p for p in (top["left_phase"], top["right_phase"]) if p) or "–"
+        rows.append(
+            [
+                f"{criterion} {line}, {method} ({cell})",
+                phases,
+                str(len(part)),
+                f"{part['temperature'].min():.0f}–{part['temperature'].max():.0f}",
+                f"{top['temperature']:.0f} ({top['temperature_low']:.0f}–{top['temperature_high']:.0f})",
+                f"{top['x_left']:.3f}–{top['x_right']:.3f}",
+            ]
+        )
+    columns = ["criterion, line and method", "phases", "points", "T (K)", "highest T (K, interval)", "x there"]
+    section.tables.append(Table("Boundary lines", columns, rows))
+    for criterion, sentences in notes.items():
+        section.sentences.extend(f"{criterion}: {sentence}" for sentence in sentences)
+    return section
+
+
+def describe_invariants(table: pd.DataFrame, cuts: Sequence[str], notes: Sequence[str]) -> Section:
+    """Return the section on invariant points and on what the window cuts off.
+
+    Args:
+        table: invariant points (`segalflow.phases.invariants.COLUMNS`).
+        cuts: sentences on lines that the window cuts off.
+        notes: sentences on where there is no boundary, and what lies outside the window.
+    """
+    section = Section("Invariant points", warnings=list(cuts))
+    kinds = {"eutectoid": "three-phase", "peritectoid": "three-phase"}
+    counts = table["kind"].map(lambda kind: kinds.get(kind, kind)).value_counts()
+    parts = [f"{kind} {counts[kind]}" for kind in ("three-phase", "congruent", "critical") if kind in counts]
+    section.sentences.append(
+        f"Points found over all criteria and methods: {', '.join(parts)}."
+        if parts
+        else "No three-phase, congruent or critical point in this window."
+    )
+    rows = [
+        [
+            f"{row['kind']}: {row['criterion']} {row['boundaries']}, {row['method']} ({row['cell']})",
+            text_or_empty(row["phases"]) or "–",
+            f"{row['temperature']:.4g} ({row['temperature_low']:.4g}–{row['temperature_high']:.4g})",
+            " / ".join(f"{x:.3f}" for x in dict.fromkeys([row["x_left"], row["x"], row["x_right"]])),
+            f"{row['delta_mu']:.4f}",
+            text_or_empty(row["note"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    if rows:
+        columns = ["kind, criterion, lines and method", "phases", "temperature (interval)", "x", "delta_mu", "note"]
+        section.tables.append(Table("Invariant points of the diagram", columns, rows))
+    section.sentences.extend(notes)
+    return section
+
+
+WITHIN = 1.96
+"""Errors within which 95 % of calibrated differences lie."""
+
+
+def describe_consistency(table: pd.DataFrame, checks: Mapping[str, str], notes: Sequence[str]) -> Section:
+    """Return the section on the boundaries' consistency: how many comparisons hold, and the farthest of each check.
+
+    Args:
+        table: comparisons (`segalflow.phases.consistency.COLUMNS`).
+        checks: what each check compares, in words.
+        notes: sentences on what could not be compared.
+    """
+    section = Section("Consistency of the boundaries")
+    rows = []
+    for check, words in checks.items():
+        part = table[table["check"] == check]
+        if not len(part):
+            section.sentences.append(f"{words[0].upper()}{words[1:]}: nothing to compare.")
+            continue
+        held = part["z"].abs() <= WITHIN
+        worst = part.loc[part["z"].abs().idxmax()]
+        beside = [f"{worst['other_criterion']} of {worst['other_method']}"] if worst["other_method"] else []
+        named = " and ".join([f"{worst['criterion']} of {worst['method']}", *beside])
+        sentence = (
+            f"{words[0].upper()}{words[1:]}: {int(held.sum())} of {len(part)} comparisons ({100 * held.mean():.0f} %) "
+            f"hold within 95 % intervals; the farthest is {worst['quantity']} at {worst['temperature']:g} "
+            f"({named}, {worst['cell']}, line {worst['boundary']}): {worst['value']:.4g} ± {worst['value_stderr']:.2g} "
+            f"against {worst['other_value']:.4g} ± {worst['other_stderr']:.2g}, z = {worst['z']:.1f}."
+        )
+        (section.warnings if held.mean() < 0.9 else section.sentences).append(sentence)
+        keys = ["cell", "criterion", "method", "other_criterion", "other_method"]
+        for (cell, criterion, method, other_criterion, other_method), same in part.groupby(keys, sort=True):
+            other = f" – {other_criterion}, {other_method}" if other_method else ""
+            z = same["z"].to_numpy(float)
+            rows.append(
+                [
+                    f"{check}: {criterion}, {method}{other} ({cell})",
+                    str(len(z)),
+                    f"{100 * np.mean(np.abs(z) <= WITHIN):.0f} %",
+                    formatted(float(np.sqrt(np.mean(z**2))), 2),
+                    formatted(float(z[np.abs(z).argmax()]), 1),
+                ]
+            )
+    if rows:
+        columns = ["check, criterion and method", "comparisons", "within 95 %", "rms z", "farthest z"]
+        section.tables.append(Table("Boundaries against thermodynamics and each other", columns, rows))
+    section.sentences.extend(notes)
+    return section
+
+
+def describe_solutions(fits: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return the section on the solid solutions written for CALPHAD codes, from the files beside them; none without."""
+    if not fits:
+        return []
+    section = Section("Solid solution for CALPHAD")
+    section.sentences.append(
+        "Redlich-Kister fits of the configurational free energy of mixing, pure elements on this lattice being zero; "
+        "ordered phases are left out. The files phases/<cell>_<method>.tdb can be loaded by pycalphad and its like."
+    )
+    rows = []
+    for fit in fits:
+        name = f"{fit['cell']}: {METHOD_NAMES.get(fit['method'], fit['method'])}"
+        if fit["refused"]:
+            section.warnings.append(f"There is no fit for {name}: {fit['refused']}.")
+            continue
+        rows.append(
+            [
+                name,
+                " – ".join(f"{value:g}" for value in fit["temperature"]),
+                f"{len(fit['coefficients_J_per_mol']) - 1} and {len(fit['temperature_functions'])}",
+                str(fit["points"]),
+                f"{1000 * fit['max_misfit']:.3f} / {1000 * fit['rms_misfit']:.3f}",
+                f"{1000 * fit['rms_stderr']:.3f}",
+            ]
+        )
+    if rows:
+        columns = ["cell and method", "T (K)", "order and temperature functions", "points",
+                   "misfit max / rms (meV/atom)", "rms error of the points (meV/atom)"]  # fmt: skip
+        section.tables.append(Table("Redlich-Kister fits", columns, rows))
+    return [section]
