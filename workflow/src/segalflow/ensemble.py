@@ -78,6 +78,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         False,
     ),
     "repaired": (GRID, "1", "1", "1 where the estimate comes from a repair of weak importance weights, else 0", False),
+    "extrapolated": (GRID, "1", "1", "1 where a network served a condition outside its trained domain, else 0", False),
     "round": (
         GRID,
         "1",
