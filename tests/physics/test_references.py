@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from calibration import ESTIMATES, assert_calibrated
 
+from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion, polynomial_from_terms
 from segalflow.errors import SamplingError
 from segalflow.expansion.hamiltonian import read_expansion
@@ -11,7 +12,9 @@ from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly, lowest_states
 from segalflow.sampling.metadynamics import sample_metadynamics
 from segalflow.sampling.metropolis import sample_metropolis
+from segalflow.sampling.replica_exchange import ReplicaExchange
 from segalflow.sampling.statistics import autocorrelation_time, bennett_ratio
+from segalflow.sampling.tempering import sample_tempering
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,41 @@ def test_metropolis_says_where_chains_from_two_starts_disagree():
     assert float(table["reliable"][0, 0]) == 0
     assert table.attrs["largest_hysteresis"] > 0.9
     assert float(table["composition_stderr"][0, 0, 1]) > 0.4
+
+
+def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
+    """Cold Ising chains that never leave their phase by themselves are right through exchanges; the table says how."""
+    grid = np.array([1.4, 2.0, 4.0]), np.array([-0.2, 0.0, 0.2])
+    exact = enumerate_exactly(ising, ("down", "up"), *grid)
+    common = (ising, ("down", "up"), *grid)
+    budget = {"sweeps": 4000, "equilibration": 200, "n_ladder": 3}
+    tables = [sample_tempering(*common, seed=s, **budget) for s in range(6)]
+    assert_calibrated(tables, exact, 0.85)
+    table = tables[0]
+    assert table.attrs["method"] == "tempering"
+    renewals, shares = (np.array(table.attrs[n]) for n in ("renewals", "exchange_acceptance_temperature"))
+    assert renewals.shape == (3, 3)
+    assert renewals.min() > 50
+    assert shares.shape == (6, 3)
+    assert 0.1 < shares.min() < shares.max() < 1
+    rare = sample_tempering(*common, seed=0, **budget, exchange_every=1000)
+    assert np.array(rare.attrs["renewals"]).min() < 10
+    assert not rare["reliable"].values.all()
+    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 4000"):
+        sample_tempering(*common, seed=0, **budget, exchange_every=0)
+
+
+def test_renewals_are_counted_once_for_every_journey(ising):
+    """Three rungs at infinite temperature accept every exchange: the way of each decoration is known."""
+    chains = LockstepChains(ising, np.full(3, np.inf), np.zeros(3), seed=0)
+    exchange = ReplicaExchange(chains, (3, 1, 1), np.random.default_rng(0))
+    seen = []
+    for number in range(6):
+        exchange(number)
+        seen.append(exchange.renewals[:, 0].tolist())
+    # Moves: (0,1), (1,2), (0,1), ...: the decoration of the top comes down one rung at every other exchange.
+    assert seen == [[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 2, 0], [2, 2, 0], [2, 3, 0]]
+    assert exchange.report(3)["exchange_acceptance_temperature"] == [[1.0], [1.0]]
 
 
 def test_metadynamics_reports_stages_that_do_not_get_flat(ising):
