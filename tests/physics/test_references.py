@@ -13,7 +13,13 @@ from segalflow.sampling.enumeration import enumerate_exactly, lowest_states
 from segalflow.sampling.metadynamics import sample_metadynamics
 from segalflow.sampling.metropolis import sample_metropolis
 from segalflow.sampling.replica_exchange import ReplicaExchange
-from segalflow.sampling.statistics import autocorrelation_time, bennett_ratio
+from segalflow.sampling.statistics import (
+    autocorrelation_time,
+    bennett_ratio,
+    jackknife_error,
+    leave_one_out_means,
+    student_factor,
+)  # fmt: skip
 from segalflow.sampling.tempering import sample_tempering
 
 
@@ -108,8 +114,8 @@ def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
     grid = np.array([1.4, 2.0, 4.0]), np.array([-0.2, 0.0, 0.2])
     exact = enumerate_exactly(ising, ("down", "up"), *grid)
     common = (ising, ("down", "up"), *grid)
-    budget = {"sweeps": 4000, "equilibration": 200, "n_ladder": 3}
-    tables = [sample_tempering(*common, seed=s, **budget) for s in range(6)]
+    budget = {"sweeps": 6000, "equilibration": 200, "n_ladder": 3, "n_blocks": 10}
+    tables = [sample_tempering(*common, seed=s, **budget) for s in range(5)]
     assert_calibrated(tables, exact, 0.85)
     table = tables[0]
     assert table.attrs["method"] == "tempering"
@@ -121,7 +127,7 @@ def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
     rare = sample_tempering(*common, seed=0, **budget, exchange_every=1000)
     assert np.array(rare.attrs["renewals"]).min() < 10
     assert not rare["reliable"].values.all()
-    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 4000"):
+    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 6000"):
         sample_tempering(*common, seed=0, **budget, exchange_every=0)
 
 
@@ -156,6 +162,14 @@ def test_autocorrelation_time_of_an_autoregressive_series():
         series[:, t] = rho * series[:, t - 1] + noise[:, t]
     assert autocorrelation_time(series).mean() == pytest.approx(0.5 * (1 + rho) / (1 - rho), rel=0.05)
     assert autocorrelation_time(np.full(100, -3.7))[()] == 0.5
+
+
+@pytest.mark.parametrize("groups", [6, 24])
+def test_errors_of_few_groups_are_wide_enough(groups):
+    """Means of Gaussian groups over their errors have variance 1, though each error is itself uncertain."""
+    draws = np.random.default_rng(2).normal(size=(20000, groups))
+    error = student_factor(groups) * jackknife_error(leave_one_out_means(draws, axis=1), axis=1)
+    assert np.std(draws.mean(axis=1) / error) == pytest.approx(1.0, abs=0.03)
 
 
 def test_bennett_ratio_of_two_gaussians_with_its_error():

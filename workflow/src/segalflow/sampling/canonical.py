@@ -199,7 +199,7 @@ class _Run:
     def _room(self, measurements: int) -> None:
         """Make the series at least so long."""
         for name, kind, entry in (("work", np.float32, (2, TRIALS)), ("energy", float, ())):
-            held = self.file.array(name, self.file.arrays.get(name, np.zeros((0, self.chains.n_chains, *entry), kind)))
+            held = self.file.array(name, np.zeros((0, self.chains.n_chains, *entry), kind))
             if len(held) < measurements:
                 longer = np.full((measurements, *held.shape[1:]), np.nan, dtype=kind)
                 longer[: len(held)] = held

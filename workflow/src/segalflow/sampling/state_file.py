@@ -139,8 +139,9 @@ class StateFile:
         return self.array("errors", np.zeros(0)).tolist()
 
     def array(self, name: str, start: np.ndarray) -> np.ndarray:
-        """Return the array of the loaded state by that name, or else `start`; it is part of the state from now on."""
-        self.arrays[name] = self.held.get(name, start)
+        """Return the array by that name, at first that of the loaded state or else `start`: a part of the state."""
+        if name not in self.arrays:
+            self.arrays[name] = self.held.get(name, start)
         return self.arrays[name]
 
     def save(self, arrays: Mapping[str, np.ndarray] | None = None) -> None:
