@@ -114,16 +114,16 @@ def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
     grid = np.array([1.4, 2.0, 4.0]), np.array([-0.2, 0.0, 0.2])
     exact = enumerate_exactly(ising, ("down", "up"), *grid)
     common = (ising, ("down", "up"), *grid)
-    budget = {"sweeps": 6000, "equilibration": 200, "n_ladder": 3, "n_blocks": 10}
-    tables = [sample_tempering(*common, seed=s, **budget) for s in range(5)]
+    budget = {"sweeps": 6000, "equilibration": 200, "n_ladder": 3, "n_blocks": 10, "measure_every": 4}
+    tables = [sample_tempering(*common, seed=s, **budget, exchange_every=4) for s in range(3)]
     assert_calibrated(tables, exact, 0.85)
     table = tables[0]
     assert table.attrs["method"] == "tempering"
     renewals, shares = (np.array(table.attrs[n]) for n in ("renewals", "exchange_acceptance_temperature"))
     assert renewals.shape == (3, 3)
-    assert renewals.min() > 50
+    assert renewals.min() > 20
     assert shares.shape == (6, 3)
-    assert 0.1 < shares.min() < shares.max() < 1
+    assert 0.05 < shares.min() < shares.max() < 1
     rare = sample_tempering(*common, seed=0, **budget, exchange_every=1000)
     assert np.array(rare.attrs["renewals"]).min() < 10
     assert not rare["reliable"].values.all()
