@@ -26,6 +26,8 @@ with logged(snakemake.log[0]) as log:
         seed=snakemake.params.seed,
         work=Path("work") / snakemake.wildcards.study / "segal" / snakemake.wildcards.cell,
         device=snakemake.params.segal["device"],
+        memory_mb=snakemake.params.segal["memory_mb"],
+        extrapolate=snakemake.params.segal["extrapolate"],
         start=start,
     )
     write_sampler(sampler, snakemake.output.model, snakemake.output.weights, snakemake.output.history)

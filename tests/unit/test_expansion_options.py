@@ -16,17 +16,22 @@ from segalflow.expansion.regression import (
     METHODS,
     bootstrap_covariance,
     choose_method,
+    choose_penalty,
     fold_indices,
     predict_out_of_fold,
 )
 from segalflow.expansion.validation import (
     cluster_sizes,
+    curve_numbers,
     error_metrics,
     hull_order_violations,
     learning_curve,
     structure_groups,
 )
 from segalflow.lattice import ParentLattice, Supercell, map_to_supercell, parent_lattice
+from segalflow.plotting.expansion import plot_learning_curve
+from segalflow.reporting.data import add_learning_curve
+from segalflow.reporting.page import Section
 from segalflow.sampling.enumeration import lowest_states
 from segalflow.sampling.ground_states import anneal, search_ground_states
 from segalflow.structures.enumeration import enumerate_pool
@@ -210,13 +215,56 @@ def test_the_learning_curve_falls(dataset) -> None:
     basis = build_basis(FCC, {2: 6.0, 3: 5.0}, generator="symmetry")
     design = basis.correlations(dataset)
     energies = np.array([s.info["formation_energy"] for s in dataset])
-    options = (np.ones(len(energies)), METHODS["ridge"], 1e-6)
+    options = (np.ones(len(energies)), METHODS["ridge"], [1e-6])
     curve = learning_curve(design, energies, *options, [14, 25, 45], 20, np.random.default_rng(0), always=np.arange(2))
     assert curve["n_structures"].tolist() == [14, 25, 45]
     assert curve["rmse_test"].iloc[0] > curve["rmse_test"].iloc[1] > curve["rmse_test"].iloc[2] > 0.0018
     assert (curve["rmse_train"] < curve["rmse_test"]).all()
+    assert (curve["rmse_test_stderr"] * np.sqrt(20)).to_numpy() == pytest.approx(curve["rmse_test_std"].to_numpy())
     with pytest.raises(ExpansionError, match=f"expected numbers from 1 to {len(energies) - 1}, found 500"):
         learning_curve(design, energies, *options, [500], 2, np.random.default_rng(0))
+
+
+def test_a_draw_of_the_learning_curve_chooses_its_own_penalty(dataset) -> None:
+    """One that never sees the test structures: the same as fitting each draw by itself."""
+    basis = build_basis(FCC, {2: 6.0, 3: 5.0}, generator="symmetry")
+    design = basis.correlations(dataset)
+    energies = np.array([s.info["formation_energy"] for s in dataset])
+    weights, ridge, alphas = np.ones(len(energies)), METHODS["ridge"], [1e-8, 1e-3, 1.0]
+    found = learning_curve(design, energies, weights, ridge, alphas, [20], 1, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    train = rng.choice(np.arange(len(energies)), 20, replace=False)
+    folds = fold_indices(20, "kfold", 5, rng)
+    everything = np.ones(20, dtype=bool)
+    alpha, _ = choose_penalty(design[train], energies[train], weights[train], everything, ridge, alphas, folds)
+    test = np.setdiff1d(np.arange(len(energies)), train)
+    solution = ridge.solve(design[train], energies[train], weights[train], alpha)
+    assert found["rmse_test"].item() == pytest.approx(np.sqrt(np.mean((design[test] @ solution - energies[test]) ** 2)))
+
+
+def test_a_fit_comes_with_its_learning_curve(dataset) -> None:
+    """The last row is the cross-validation, and the fit is the same without a curve."""
+    with_curve = fit_expansion(dataset, FCC, BASIS, FIT, seed=1, curve_settings={"points": 3, "draws": 2})
+    without = fit_expansion(dataset, FCC, BASIS, FIT, seed=1)
+    curve = with_curve.curve
+    assert without.curve.empty
+    assert without.expansion.ecis == with_curve.expansion.ecis
+    assert curve["kind"].tolist() == ["subset"] * 3 + ["cross-validation"]
+    assert curve["rmse_test"].iloc[-1] == with_curve.metrics["cv"]
+    assert len(with_curve.expansion.clusters) < curve["n_structures"].iloc[0]
+    assert curve["n_structures"].iloc[2] == len(dataset) - round(len(dataset) / 10)
+    section = Section("")
+    add_learning_curve(section, curve)
+    assert len(section.tables[0].rows) == 3
+    assert "more" in section.sentences[0]
+    figure, data = plot_learning_curve(curve)
+    assert data["rmse_test_meV"].to_numpy() == pytest.approx(1000 * curve["rmse_test"].to_numpy())
+    assert figure.axes[0].get_ylim()[1] > data["rmse_test_meV"].max()
+    # Of the smallest study hardly anything is left to leave out: that is said.
+    assert curve_numbers(4, 2, 4, 5) == []
+    few = Section("")
+    add_learning_curve(few, curve.iloc[-1:])
+    assert few.sentences == ["Too few structures for a learning curve."]
 
 
 # ---- ground states -------------------------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def test_the_paper_network_draws_as_its_conditionals_say() -> None:
     uniform = np.random.default_rng(5).random((200, 12)).astype(np.float32)
     condition = torch.from_numpy(sampler.domain.encode(t, m))
     with torch.no_grad():
-        spins = sampler.network.draw(torch.from_numpy(uniform), condition).numpy().astype(np.int8)
+        drawn = sampler.network.draw(torch.from_numpy(uniform), None, None, None, condition)
+        spins = drawn.numpy().astype(np.int8)
         chance = torch.sigmoid(torch_logits(sampler, spins, t, m)).numpy()
     clear = np.abs(chance - uniform) > 1e-5
     assert clear.mean() > 0.99
@@ -158,19 +159,19 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
         return train(model, CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=9, work=work)
 
     whole = run(tmp_path / "whole")
-    from segalflow.segal import training as module
+    from segalflow.segal import optimisation as module
 
-    original = module._Run.descend
+    original = module.TrainingRun.descend
 
     def breaking(self, *shown):
         if self.step == 17:
             raise KeyboardInterrupt
         original(self, *shown)
 
-    monkeypatch.setattr(module._Run, "descend", breaking)
+    monkeypatch.setattr(module.TrainingRun, "descend", breaking)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
-    monkeypatch.setattr(module._Run, "descend", original)
+    monkeypatch.setattr(module.TrainingRun, "descend", original)
     assert list((tmp_path / "cut").glob("checkpoint-*.safetensors"))
     resumed = run(tmp_path / "cut")
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
@@ -180,10 +181,12 @@ def test_interrupted_training_resumes_to_the_same_bytes(objective, tmp_path, mon
 
 
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path, monkeypatch) -> None:
-    from segalflow.segal import training as module
+    from segalflow.segal import optimisation as module
 
-    original = module._Run.descend
-    monkeypatch.setattr(module._Run, "descend", lambda s, x, *c: original(s, float("nan") if s.step == 15 else x, *c))
+    original = module.TrainingRun.descend
+    monkeypatch.setattr(
+        module.TrainingRun, "descend", lambda s, x, *c: original(s, float("nan") if s.step == 15 else x, *c)
+    )
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan at step 15.*checkpoint-.*safetensors"):
         train(
             ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=TRAINING, seed=9, work=tmp_path
@@ -201,7 +204,7 @@ def test_samplers_survive_their_files_and_refuse_strangers(tmp_path) -> None:
     again = read_sampler(paths[0], paths[1], model, CELL)
     t, m = np.full(50, 2.0), np.full(50, 0.2)
     assert np.array_equal(sampler.sample(t, m, 1)[0], again.sample(t, m, 1)[0])
-    with pytest.raises(TrainingError, match="another Hamiltonian or cell"):
+    with pytest.raises(TrainingError, match="another Hamiltonian on this cell"):
         read_sampler(paths[0], paths[1], ising_polynomial(CELL, coupling=1.1), CELL)
     paths[1].write_bytes(first[1][:100])
     with pytest.raises(ArtefactError, match=r"weights\.safetensors"):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from ase import Atoms
 
 from segalflow.artefacts import read_structures, write_structures
 from segalflow.errors import ArtefactError, SettingsError
-from segalflow.lattice import Supercell, lattice_operations, map_to_supercell, parent_lattice
-from segalflow.structures.enumeration import enumerate_pool
-from segalflow.structures.identity import hermite_normal_form, primitive_decoration, structure_id
+from segalflow.lattice import ParentLattice, Supercell, lattice_operations, map_to_supercell, parent_lattice
+from segalflow.structures.enumeration import enumerate_pool, iterate_structures
+from segalflow.structures.identity import decoration_id, hermite_normal_form, primitive_decoration, structure_id
 from segalflow.structures.pool import pool_table, read_pool, structure_name
+from segalflow.structures.selection import SELECTIONS, select_structures
 
 FCC = parent_lattice("fcc", 3.85, ["Cu", "Au"])
 
@@ -113,3 +116,76 @@ def test_ids_that_look_like_numbers_stay_texts(tmp_path) -> None:
     write_structures(tmp_path / "pool.extxyz", structures)
     assert [a.info for a in read_structures(tmp_path / "pool.extxyz")] == [a.info for a in structures]
     assert [a.info["structure"] for a in structures] == names
+
+
+def test_nine_atoms_stream_into_a_selection() -> None:
+    """The counts of Hart and Forcade (2008), and a selection that is never held beside all of them."""
+    counts = dict.fromkeys(range(1, 10), 0)
+
+    def counted():
+        for atoms in iterate_structures(FCC, 9):
+            counts[len(atoms)] += 1
+            yield atoms
+
+    chosen = select_structures(counted(), 60)
+    assert list(counts.values()) == [2, 2, 6, 19, 28, 80, 104, 390, 504]
+    assert len({s.info["structure"] for s in chosen}) == 60
+    compositions = [round(s.get_array("occupation").mean(), 6) for s in chosen]
+    every = {round(k / n, 6) for n in range(1, 10) for k in range(n + 1)}
+    assert set(compositions) == every  # none is left out, and none is preferred
+    assert max(compositions.count(x) for x in every - {0.0, 1.0}) <= 3
+
+
+def test_a_larger_cap_keeps_the_choice(pool) -> None:
+    for selection in SELECTIONS:
+        choices = [{s.info["structure"] for s in select_structures(pool, n, selection)} for n in (2, 7, 16, None)]
+        assert [len(c) for c in choices] == [2, 7, 16, len(pool)]
+        assert choices[0] < choices[1] < choices[2] < choices[3]
+        # Neither does the order of the stream matter.
+        assert choices[1] == {s.info["structure"] for s in select_structures(pool[::-1], 7, selection)}
+    assert sorted(len(s) for s in select_structures(pool, 10, "smallest")) == sorted(len(s) for s in pool)[:10]
+
+
+def test_impossible_selections_are_refused(pool) -> None:
+    with pytest.raises(SettingsError, match=r"structures\.max_structures: expected at least 2 for the pure elements"):
+        select_structures(pool, 1)
+    with pytest.raises(SettingsError, match=r"structures\.selection: expected one of spread.*did you mean 'random'"):
+        select_structures(pool, 5, "randon")
+
+
+def every_decoration(lattice, n_cells: int) -> set[str]:
+    """Ids of all primitive decorations of all superlattices of some size, by brute force."""
+    ids = set()
+    for a in range(1, n_cells + 1):
+        for b in range(1, n_cells // a + 1):
+            if n_cells % (a * b):
+                continue
+            c = n_cells // (a * b)
+            for above in itertools.product(range(b), range(c), range(c)):
+                matrix = np.array([[a, above[0], above[1]], [0, b, above[2]], [0, 0, c]])
+                cell = Supercell(lattice, matrix)
+                for occupations in itertools.product(*(range(len(cell.species_of(i))) for i in range(cell.n_sites))):
+                    if primitive_decoration(cell, np.array(occupations))[0].n_sites == cell.n_sites:
+                        ids.add(decoration_id(cell, np.array(occupations)))
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("lattice", "sizes"),
+    [
+        (parent_lattice("fcc", 3.85, ["Cu", "Au", "Ag"]), (1, 2, 3)),
+        (ParentLattice("salt", 2 * (1 - np.eye(3)), [[0, 0, 0], [0.5] * 3], [["Cu", "Au"], ["O", "S"]]), (1, 2)),
+        (ParentLattice("diamond", 2 * (1 - np.eye(3)), [[0, 0, 0], [0.25] * 3], [["Cu", "Au"]] * 2), (1, 2)),
+    ],
+    ids=["ternary", "two sublattices of different species", "two sublattices of the same species"],
+)
+def test_ternaries_and_two_sublattices(lattice, sizes) -> None:
+    expected = [every_decoration(lattice, n) for n in sizes]
+    found = list(iterate_structures(lattice, sizes[-1] * lattice.n_sublattices))
+    assert len({s.info["structure"] for s in found}) == len(found)
+    for n, ids in zip(sizes, expected, strict=True):
+        assert {s.info["structure"] for s in found if len(s) == n * lattice.n_sublattices} == ids
+    for atoms in found:
+        cell, occupations = map_to_supercell(atoms, lattice)
+        assert np.array_equal(cell.atoms(occupations).symbols, atoms.symbols)
+        assert np.array_equal(occupations, atoms.get_array("occupation"))

@@ -6,6 +6,7 @@ rule fit_expansion:
         metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
         hull=update("results/{study}/expansion/{expansion}/hull.csv"),
         predictions=update("results/{study}/expansion/{expansion}/predictions.csv"),
+        curve=update("results/{study}/expansion/{expansion}/learning_curve.csv"),
     log:
         "logs/{study}/fit_expansion/{expansion}.log",
     benchmark:
@@ -21,7 +22,7 @@ rule fit_expansion:
     params:
         code=code("fit_expansion.py"),
         lattice=block("lattice"),
-        expansion=expansion_settings("basis", "fit"),
+        expansion=expansion_settings("basis", "fit", "learning_curve"),
         seed=seed("fit_expansion"),
     script:
         "../../scripts/fit_expansion.py"

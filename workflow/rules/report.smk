@@ -46,6 +46,37 @@ rule plot_expansion:
         "../../scripts/plot_expansion.py"
 
 
+rule plot_learning_curve:
+    input:
+        curve="results/{study}/expansion/{expansion}/learning_curve.csv",
+    output:
+        learning=report(
+            "results/{study}/figures/learning_curve_{expansion}.svg",
+            caption="../report/learning_curve.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "learning curve", "expansion": "{expansion}"},
+        ),
+        beside=multiext(
+            "results/{study}/figures/learning_curve_{expansion}", ".png", ".csv"
+        ),
+    log:
+        "logs/{study}/plot_learning_curve/{expansion}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_learning_curve/{expansion}.tsv"
+    wildcard_constraints:
+        expansion="|".join(FITTED) or NOTHING,
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_learning_curve.py"),
+    script:
+        "../../scripts/plot_learning_curve.py"
+
+
 rule plot_generations:
     input:
         table="results/{study}/expansion/{expansion}/generations.csv",
@@ -422,6 +453,10 @@ rule write_summary:
             "results/{{study}}/expansion/{expansion}/model.json",
             expansion=[name for name in CONFIG["expansions"] if name not in WITH_HULL],
         ),
+        curves=expand(
+            "results/{{study}}/expansion/{expansion}/learning_curve.csv",
+            expansion=FITTED,
+        ),
         generations=expand(
             "results/{{study}}/expansion/{expansion}/generations.csv",
             expansion=PROPOSING,
@@ -472,6 +507,7 @@ rule write_summary:
 
 FIGURES = [
     *expand(results("figures/hull_{expansion}.svg"), expansion=WITH_HULL),
+    *expand(results("figures/learning_curve_{expansion}.svg"), expansion=FITTED),
     *expand(results("figures/generations_{expansion}.svg"), expansion=PROPOSING),
     *expand(
         results("figures/{figure}_{cell}.svg"),

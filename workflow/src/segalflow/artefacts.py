@@ -20,6 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import ase
     import pandas as pd
+    import xarray as xr
 
 from segalflow.errors import ArtefactError
 
@@ -144,6 +145,51 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if missing:
         raise ArtefactError(f"{path}: expected column '{missing[0]}', found {', '.join(map(str, table.columns))}")
     return table
+
+
+def write_dataset(path: str | Path, dataset: xr.Dataset, packed: Sequence[str] = ()) -> None:
+    """Write a dataset as netCDF-4; nested attributes become JSON text.
+
+    Args:
+        path: the file.
+        dataset: what to write; its attribute ``schema`` says what it is.
+        packed: names of the variables to compress.
+    """
+    flat = dataset.copy()
+    flat.attrs = {
+        k: v
+        if isinstance(v, str | int | float) and not isinstance(v, bool)
+        else json.dumps(to_builtin(v), sort_keys=True)
+        for k, v in dataset.attrs.items()
+    }
+    encoding = {name: {"zlib": True, "complevel": 4} for name in packed if name in flat}
+    with atomic_path(path) as temporary:
+        flat.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
+
+
+def read_dataset(path: str | Path, schema: str, variables: Sequence[str] = ()) -> xr.Dataset:
+    """Read a dataset into memory and check that it is of a schema and has `variables`.
+
+    Raises:
+        ArtefactError: if the file is missing, damaged, of another schema, or lacks a variable.
+    """
+    import xarray as xr  # late: most readers of artefacts have no grids
+
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as opened:
+            dataset = opened.load()
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file does not exist") from None
+    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
+        raise ArtefactError(
+            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
+        ) from None
+    if dataset.attrs.get("schema") != schema:
+        raise ArtefactError(f"{path}: expected schema '{schema}', found {dataset.attrs.get('schema')!r}")
+    missing = [name for name in variables if name not in dataset]
+    if missing:
+        raise ArtefactError(f"{path}: there is no variable '{missing[0]}' ({schema})")
+    return dataset
 
 
 def write_structures(path: str | Path, structures: Sequence[ase.Atoms]) -> None:

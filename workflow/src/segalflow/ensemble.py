@@ -6,7 +6,6 @@ beside it as ``name_stderr``. Boundary extraction, plots and comparisons read th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.errors import ArtefactError
 from segalflow.provenance import file_sha256
 
@@ -79,6 +78,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         False,
     ),
     "repaired": (GRID, "1", "1", "1 where the estimate comes from a repair of weak importance weights, else 0", False),
+    "extrapolated": (GRID, "1", "1", "1 where a network served a condition outside its trained domain, else 0", False),
     "round": (
         GRID,
         "1",
@@ -182,15 +182,7 @@ def source_attributes(cell: str, reference: Mapping[str, Any], model_path: str |
 
 def write_ensemble(path: str | Path, table: xr.Dataset) -> None:
     """Write an ensemble table as netCDF-4; nested attributes become JSON text."""
-    flat = table.copy()
-    flat.attrs = {
-        k: v
-        if isinstance(v, str | int | float) and not isinstance(v, bool)
-        else json.dumps(to_builtin(v), sort_keys=True)
-        for k, v in table.attrs.items()
-    }
-    with atomic_path(path) as temporary:
-        flat.to_netcdf(temporary, format="NETCDF4", engine="netcdf4")
+    write_dataset(path, table)
 
 
 def read_ensemble(path: str | Path) -> xr.Dataset:
@@ -199,21 +191,7 @@ def read_ensemble(path: str | Path) -> xr.Dataset:
     Raises:
         ArtefactError: if the file is missing, corrupted, of another schema, or lacks a required variable.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            table = opened.load()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: the file does not exist") from None
-    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
-        raise ArtefactError(
-            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
-        ) from None
-    if table.attrs.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {table.attrs.get('schema')!r}")
-    missing = [name for name in REQUIRED if name not in table]
-    if missing:
-        raise ArtefactError(f"{path}: the ensemble table has no variable '{missing[0]}'")
-    return table
+    return read_dataset(path, SCHEMA, REQUIRED)
 
 
 def second_species_composition(table: xr.Dataset) -> xr.DataArray:

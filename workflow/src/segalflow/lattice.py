@@ -286,6 +286,12 @@ class Supercell:
         combined = self.translations[:, self.point_permutations].reshape(-1, self.n_sites)
         return np.unique(combined, axis=0)
 
+    def random_permutations(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return `n` operations drawn evenly from `symmetry_permutations`, which large cells have no room to list."""
+        shift = self.translations[rng.integers(0, len(self.translations), n)]
+        point = self.point_permutations[rng.integers(0, len(self.point_permutations), n)]
+        return np.take_along_axis(shift, point, axis=1)
+
     def species_of(self, site: int) -> tuple[str, ...]:
         """Return the species allowed on a site."""
         return self.lattice.species[self.sites[site, 0]]
@@ -355,27 +361,40 @@ def map_to_supercell(atoms: Atoms, lattice: ParentLattice, tolerance: float = 0.
     if np.linalg.det(matrix) < 0:
         matrix = -matrix
     supercell = Supercell(lattice, matrix)
+    on_site = atoms_on_sites(atoms, supercell, tolerance)
     occupations = np.full(supercell.n_sites, -1, dtype=np.int8)
-    coordinates = atoms.positions @ inverse
     symbols = atoms.get_chemical_symbols()
-    for sub, base in enumerate(lattice.basis):
-        delta = coordinates - base
-        whole = np.round(delta)
-        distance = np.linalg.norm((delta - whole) @ lattice.cell, axis=1)
-        names = lattice.species[sub]
-        for atom in np.flatnonzero(distance < tolerance):
-            if symbols[atom] not in names:
-                raise LatticeError(
-                    f"structure {atoms.get_chemical_formula()}: {symbols[atom]} is not allowed on its site "
-                    f"({', '.join(names)})"
-                )
-            occupations[supercell.site_index(sub, whole[atom].astype(np.int64))] = names.index(symbols[atom])
+    for site in np.flatnonzero(on_site >= 0):
+        names, symbol = supercell.species_of(site), symbols[on_site[site]]
+        if symbol not in names:
+            raise LatticeError(
+                f"structure {atoms.get_chemical_formula()}: {symbol} is not allowed on its site ({', '.join(names)})"
+            )
+        occupations[site] = names.index(symbol)
     if len(atoms) != supercell.n_sites or np.any(occupations < 0):
         raise LatticeError(
             f"structure {atoms.get_chemical_formula()}: its atoms do not fill the sites of lattice '{lattice.name}' "
             "one to one"
         )
     return supercell, occupations
+
+
+def atoms_on_sites(atoms: Atoms, cell: Supercell, tolerance: float = 0.05) -> np.ndarray:
+    """Return the number of the atom on each site of a cell, -1 where there is none, shape (n_sites,).
+
+    Args:
+        atoms: structure on ideal positions, in a cell of the same lattice.
+        cell: the cell.
+        tolerance: largest distance of an atom from its site, Angstrom.
+    """
+    on_site = np.full(cell.n_sites, -1)
+    coordinates = atoms.positions @ np.linalg.inv(cell.lattice.cell)
+    for sub, base in enumerate(cell.lattice.basis):
+        delta = coordinates - base
+        whole = np.round(delta)
+        near = np.flatnonzero(np.linalg.norm((delta - whole) @ cell.lattice.cell, axis=1) < tolerance)
+        on_site[cell.site_index(sub, whole[near].astype(np.int64))] = near
+    return on_site
 
 
 def square_sides(cell: Supercell) -> tuple[int, int] | None:

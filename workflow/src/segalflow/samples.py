@@ -8,7 +8,6 @@ samples, so that samples of Markov chains have ``log_weight`` 0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
 
-from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.errors import ArtefactError
 
 SCHEMA = "segalflow.samples/1"
@@ -170,16 +169,7 @@ def sample_set(
 
 def write_samples(path: str | Path, samples: xr.Dataset) -> None:
     """Write a samples artefact as compressed netCDF-4; nested attributes become JSON text."""
-    flat = samples.copy()
-    flat.attrs = {
-        k: v
-        if isinstance(v, str | int | float) and not isinstance(v, bool)
-        else json.dumps(to_builtin(v), sort_keys=True)
-        for k, v in samples.attrs.items()
-    }
-    packed = {name: {"zlib": True, "complevel": 4} for name in _VARIABLES if name in flat}
-    with atomic_path(path) as temporary:
-        flat.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=packed)
+    write_dataset(path, samples, packed=list(_VARIABLES))
 
 
 def read_samples(path: str | Path) -> xr.Dataset:
@@ -189,20 +179,7 @@ def read_samples(path: str | Path) -> xr.Dataset:
         ArtefactError: if the file is missing, damaged, of another schema, lacks a variable, or holds numbers that are
             not finite.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            samples = opened.load()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: the file does not exist") from None
-    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
-        raise ArtefactError(
-            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
-        ) from None
-    if samples.attrs.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {samples.attrs.get('schema')!r}")
-    missing = [name for name in _VARIABLES if name not in samples and name not in _OPTIONAL]
-    if missing:
-        raise ArtefactError(f"{path}: the samples have no variable '{missing[0]}'")
+    samples = read_dataset(path, SCHEMA, [name for name in _VARIABLES if name not in _OPTIONAL])
     for name in ("energy", "log_weight"):
         if not np.all(np.isfinite(samples[name].values)):
             raise ArtefactError(f"{path}: '{name}' holds numbers that are not finite")

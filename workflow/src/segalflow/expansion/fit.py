@@ -17,13 +17,19 @@ from segalflow.expansion.ground_states import above_hull, lower_hull
 from segalflow.expansion.hamiltonian import ClusterExpansion
 from segalflow.expansion.regression import (
     CLUSTER_PRIOR,
-    Method,
     bootstrap_covariance,
     choose_method,
+    choose_penalty,
     fold_indices,
-    predict_out_of_fold,
 )
-from segalflow.expansion.validation import cluster_sizes, error_metrics, structure_groups
+from segalflow.expansion.validation import (
+    CURVE_COLUMNS,
+    cluster_sizes,
+    curve_numbers,
+    error_metrics,
+    learning_curve,
+    structure_groups,
+)
 from segalflow.lattice import ParentLattice
 from segalflow.provenance import content_hash, package_versions
 from segalflow.structures.pool import space_group, structure_name
@@ -42,12 +48,15 @@ class FittedExpansion:
         metrics: errors in eV/atom and counts.
         hull: ground states of data and model: source, structure, name, space_group, n_atoms, x, formation_energy.
         predictions: one row a structure: x, e_data, e_model, e_cv, residual, above_hull (eV/atom), name.
+        curve: learning curve (`segalflow.expansion.validation.learning_curve`), its last row the cross-validation
+            itself; empty if none was asked for.
     """
 
     expansion: ClusterExpansion
     metrics: dict[str, Any]
     hull: pd.DataFrame
     predictions: pd.DataFrame
+    curve: pd.DataFrame
 
 
 def structure_weights(
@@ -72,21 +81,6 @@ def structure_weights(
     return weights
 
 
-def _choose_penalty(
-    design: np.ndarray,
-    energies: np.ndarray,
-    weights: np.ndarray,
-    scored: np.ndarray,
-    method: Method,
-    alphas: Sequence[float],
-    folds: list[np.ndarray],
-) -> tuple[float, np.ndarray]:
-    """Return the penalty with the smallest weighted cross-validation error over `scored` rows, and all predictions."""
-    alphas = alphas if method.penalised else [0.0]
-    tried = [(a, predict_out_of_fold(design, energies, weights, method, a, folds)) for a in alphas]
-    return min(tried, key=lambda t: float(weights[scored] @ (t[1] - energies)[scored] ** 2))
-
-
 def fit_expansion(
     dataset: Sequence[Atoms],
     lattice: ParentLattice,
@@ -94,6 +88,7 @@ def fit_expansion(
     fit_settings: Mapping[str, Any],
     seed: int,
     key: str = "expansion",
+    curve_settings: Mapping[str, int] | None = None,
 ) -> FittedExpansion:
     """Fit formation energies per atom on CLEASE's correlation functions.
 
@@ -106,6 +101,7 @@ def fit_expansion(
             ``covariance`` (posterior or bootstrap). Keys added after the first release may be missing.
         seed: seed of folds and bootstrap draws.
         key: the config key of this expansion, for messages.
+        curve_settings: ``points`` and ``draws`` of the learning curve; None for no curve.
 
     Raises:
         ExpansionError: if the method is unknown, there are more folds than structures, or the cut-offs leave fewer
@@ -152,7 +148,7 @@ def fit_expansion(
         fit_settings.get("hull_decay", "hyperbolic"),
     )
     mixed = np.array([len(set(s.numbers)) > 1 for s in dataset])
-    alpha, out_of_fold = _choose_penalty(design, energies, weights, mixed, method, fit_settings["alphas"], folds)
+    alpha, out_of_fold = choose_penalty(design, energies, weights, mixed, method, fit_settings["alphas"], folds)
     regression = method.fit(design, energies, weights, alpha, rng)
     if fit_settings.get("covariance", "posterior") == "bootstrap":
         drawn = bootstrap_covariance(design, energies, weights, method, alpha, BOOTSTRAP_DRAWS, rng)
@@ -220,4 +216,14 @@ def fit_expansion(
         "versions": package_versions("clease", "numpy"),
     }
     expansion = ClusterExpansion(lattice, basis.point_functions, clusters, reference, regression.covariance, notes)
-    return FittedExpansion(expansion, metrics, hull, predictions)
+    curve = pd.DataFrame(columns=list(CURVE_COLUMNS))
+    if curve_settings is not None:
+        # Its random numbers are its own: the fit does not depend on whether there is a curve.
+        own, pure = np.random.default_rng([seed, 1]), np.flatnonzero(~mixed)
+        needed = 0 if name == CLUSTER_PRIOR else len(clusters)
+        numbers = curve_numbers(len(dataset), len(pure), needed, curve_settings["points"])
+        given = (design, energies, weights, method, fit_settings["alphas"])
+        curve = learning_curve(*given, numbers, curve_settings["draws"], own, always=pure)
+        used = len(dataset) - round(len(dataset) / len(folds))
+        curve.loc[len(curve)] = {"kind": "cross-validation", "n_structures": used, "rmse_test": metrics["cv"]}
+    return FittedExpansion(expansion, metrics, hull, predictions, curve)

@@ -292,6 +292,31 @@ def predict_out_of_fold(
     return predicted
 
 
+def choose_penalty(
+    design: np.ndarray,
+    energies: np.ndarray,
+    weights: np.ndarray,
+    scored: np.ndarray,
+    method: Method,
+    alphas: Sequence[float],
+    folds: list[np.ndarray],
+) -> tuple[float, np.ndarray]:
+    """Return the penalty with the smallest weighted cross-validation error, and all predictions out of fold.
+
+    Args:
+        design: shape (n, n_columns).
+        energies: shape (n,).
+        weights: shape (n,).
+        scored: which rows count for the error, shape (n,), booleans.
+        method: the regression; one without a penalty is cross-validated once.
+        alphas: penalties to try.
+        folds: test rows of each fold.
+    """
+    alphas = alphas if method.penalised else [0.0]
+    tried = [(a, predict_out_of_fold(design, energies, weights, method, a, folds)) for a in alphas]
+    return min(tried, key=lambda t: float(weights[scored] @ (t[1] - energies)[scored] ** 2))
+
+
 def bootstrap_covariance(
     design: np.ndarray,
     energies: np.ndarray,

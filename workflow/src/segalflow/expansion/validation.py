@@ -12,7 +12,7 @@ from ase import Atoms
 from segalflow.errors import ExpansionError, suggest
 from segalflow.expansion.ground_states import above_hull, lower_hull
 from segalflow.expansion.hamiltonian import Cluster
-from segalflow.expansion.regression import Method
+from segalflow.expansion.regression import Method, choose_penalty, fold_indices
 from segalflow.lattice import ParentLattice, map_to_supercell
 from segalflow.structures.identity import canonical_decoration
 
@@ -103,12 +103,18 @@ def error_metrics(
     }
 
 
+CURVE_COLUMNS = ("kind", "n_structures", "rmse_train", "rmse_test", "rmse_test_std", "rmse_test_stderr")
+
+INNER_FOLDS = 5
+"""Parts of the cross-validation in which a penalty is chosen for each draw of a learning curve."""
+
+
 def learning_curve(
     design: np.ndarray,
     energies: np.ndarray,
     weights: np.ndarray,
     method: Method,
-    alpha: float,
+    alphas: Sequence[float],
     numbers: Sequence[int],
     draws: int,
     rng: np.random.Generator,
@@ -116,19 +122,22 @@ def learning_curve(
 ) -> pd.DataFrame:
     """Return the error on unseen structures against the number of structures fitted.
 
+    Every draw chooses its own penalty, since a penalty chosen with all structures would have seen the unseen ones.
+
     Args:
         design: correlation functions, shape (n, n_clusters).
         energies: shape (n,), eV/atom.
         weights: of the fit, shape (n,).
         method: the regression.
-        alpha: its penalty.
+        alphas: penalties to choose from.
         numbers: numbers of structures to fit, each below n.
         draws: random choices of them.
         rng: random numbers.
         always: rows that belong to every choice (the pure elements).
 
     Returns:
-        One row a number: n_structures, rmse_train, rmse_test, rmse_test_stderr (of the mean over draws), eV/atom.
+        One row a number: kind (``subset``), n_structures, rmse_train, rmse_test, rmse_test_std (over draws),
+        rmse_test_stderr (of the mean over draws), eV/atom.
 
     Raises:
         ExpansionError: if a number leaves no structure to test on, or is smaller than `always`.
@@ -146,15 +155,29 @@ def learning_curve(
         for _ in range(draws):
             train = np.concatenate([fixed, rng.choice(free, number - len(fixed), replace=False)])
             test = np.setdiff1d(np.arange(n), train)
-            solution = method.solve(design[train], energies[train], weights[train], alpha)
+            folds = fold_indices(number, "kfold", min(INNER_FOLDS, number), rng)
+            part = (design[train], energies[train], weights[train])
+            alpha = alphas[0]
+            if method.penalised and len(alphas) > 1:
+                alpha = choose_penalty(*part, np.arange(number) >= len(fixed), method, alphas, folds)[0]
+            solution = method.solve(*part, alpha)
             train_errors.append(rms(design[train] @ solution - energies[train]))
             test_errors.append(rms(design[test] @ solution - energies[test]))
-        rows.append(
-            {
-                "n_structures": int(number),
-                "rmse_train": float(np.mean(train_errors)),
-                "rmse_test": float(np.mean(test_errors)),
-                "rmse_test_stderr": float(np.std(test_errors, ddof=1) / np.sqrt(draws)) if draws > 1 else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
+        spread = float(np.std(test_errors, ddof=1)) if draws > 1 else float("nan")
+        row = ("subset", int(number), float(np.mean(train_errors)), float(np.mean(test_errors)))
+        rows.append((*row, spread, spread / np.sqrt(draws)))
+    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
+
+
+def curve_numbers(n: int, n_fixed: int, n_parameters: int, points: int) -> list[int]:
+    """Return numbers of structures for a learning curve, from little more than the least that makes sense to 90 %.
+
+    Args:
+        n: number of structures.
+        n_fixed: how many belong to every choice.
+        n_parameters: how many a fit needs at least (0 for a method with a prior on each of them).
+        points: how many numbers.
+    """
+    last = n - max(1, round(n / 10))
+    first = max(n_fixed + 2, n_parameters + 1, n // 6)
+    return np.unique(np.linspace(first, last, points).round().astype(int)).tolist() if first < last else []

@@ -187,6 +187,35 @@ def plot_ecis(expansion: ClusterExpansion) -> tuple[Figure, pd.DataFrame]:
 
 
 @figure_function
+def plot_learning_curve(curve: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Plot the error on unseen structures, with its spread over random choices, against the number fitted.
+
+    Args:
+        curve: kind (``subset``, or ``cross-validation`` of the fit to all), n_structures, rmse_train, rmse_test,
+            rmse_test_std (eV/atom).
+
+    Returns:
+        The figure and its data, energies in meV/atom.
+    """
+    data = curve[["kind", "n_structures"]].copy()
+    for column in ("rmse_train", "rmse_test", "rmse_test_std", "rmse_test_stderr"):
+        data[f"{column}_meV"] = MEV * curve[column].astype(float)
+    figure, axes = new_figure(width=ONE_COLUMN, height=2.6)
+    part = data[data["kind"] == "subset"]
+    n, test, spread = (part[c].to_numpy(float) for c in ("n_structures", "rmse_test_meV", "rmse_test_std_meV"))
+    axes.plot(n, test, "-o", ms=3, color=ORANGE, label="unseen structures")
+    axes.fill_between(n, np.maximum(test - spread, 0), test + spread, color=ORANGE, alpha=0.2, lw=0)
+    axes.plot(n, part["rmse_train_meV"], "-s", ms=3, color=BLUE, label="fitted structures")
+    whole = data[data["kind"] == "cross-validation"]
+    axes.plot(whole["n_structures"], whole["rmse_test_meV"], "D", ms=4, color=VERMILION, label="cross-validation")
+    axes.set_ylim(0, 1.15 * float(np.nanmax([*(test + spread), *whole["rmse_test_meV"], 1e-6])))
+    axes.set_xlabel("structures fitted")
+    axes.set_ylabel("root-mean-square error (meV/atom)")
+    axes.legend()
+    return figure, data
+
+
+@figure_function
 def plot_active_learning(runs: pd.DataFrame, target: float) -> tuple[Figure, pd.DataFrame]:
     """Plot error and found hulls against calculations for active and random choices.
 

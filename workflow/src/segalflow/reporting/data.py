@@ -115,6 +115,35 @@ def describe_expansion(name: str, metrics: Mapping[str, Any], hull: pd.DataFrame
     return section
 
 
+def add_learning_curve(section: Section, curve: pd.DataFrame) -> None:
+    """Add the learning curve of a fit to its section: what more structures would bring."""
+    part = curve[curve["kind"] == "subset"]
+    if not len(part):
+        section.sentences.append("Too few structures for a learning curve.")
+        return
+    rows = [
+        [
+            str(int(row["n_structures"])),
+            formatted(1000 * float(row["rmse_train"]), 2),
+            f"{1000 * row['rmse_test']:.2f} ± {1000 * row['rmse_test_std']:.2f}",
+        ]
+        for _, row in part.iterrows()
+    ]
+    columns = ["structures fitted", "error on them", "error on the others (mean ± spread)"]
+    section.tables.append(Table("Learning curve (root-mean-square errors in meV/atom)", columns, rows))
+    if len(part) < 2:
+        return
+    before, last = part.iloc[-2], part.iloc[-1]
+    drop = before["rmse_test"] - last["rmse_test"]
+    noise = float(np.hypot(before["rmse_test_stderr"], last["rmse_test_stderr"]))
+    falls = drop > 2 * noise and drop > 0.05 * before["rmse_test"]
+    section.sentences.append(
+        f"Learning curve: with {before['n_structures']:.0f} structures the error on unseen ones is "
+        f"{1000 * before['rmse_test']:.2f} meV/atom, with {last['n_structures']:.0f} {1000 * last['rmse_test']:.2f}: "
+        + ("it still falls, and more structures would help." if falls else "more of the same kind would help little.")
+    )
+
+
 def describe_generations(name: str, table: pd.DataFrame) -> Section:
     """Return the section on active learning, from the table of generations of one expansion."""
     section = Section(f"Active learning for '{name}'")

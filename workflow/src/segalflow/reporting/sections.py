@@ -17,7 +17,13 @@ from segalflow.reporting.boundaries import (
     describe_invariants,
     describe_solutions,
 )
-from segalflow.reporting.data import describe_data, describe_expansion, describe_generations, describe_model
+from segalflow.reporting.data import (
+    add_learning_curve,
+    describe_data,
+    describe_expansion,
+    describe_generations,
+    describe_model,
+)
 from segalflow.reporting.ensembles import describe_agreement, describe_cells, describe_ensembles, describe_samplers
 from segalflow.reporting.page import Section
 
@@ -34,10 +40,14 @@ def _data_sections(
     ):
         faults = check_engine(settings["engine"], settings["parameters"], species, settings["allow_unphysical"])
         sections.append(describe_data(name, settings["engine"], faults, read_table(manifest), read_table(excluded)))
+    curves = {Path(path).parent.name: read_table(path) for path in files["curves"]}
     for name, metrics, hull, predictions in zip(
         expansions, files["metrics"], files["hulls"], files["predictions"], strict=True
     ):
-        sections.append(describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions)))
+        section = describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions))
+        if name in curves:
+            add_learning_curve(section, curves[name])
+        sections.append(section)
     sections += [describe_generations(Path(path).parent.name, read_table(path)) for path in files["generations"]]
     return sections + [describe_model(Path(path).parent.name, read_json(path)) for path in files["models"]]
 

@@ -101,7 +101,8 @@ def sample_importance(
         attributes: extra attributes of the table.
 
     Raises:
-        SamplingError: for a condition outside the trained domain, an unknown repair, or budgets that make no sense.
+        SamplingError: for a condition outside the trained domain (unless `sampler.extrapolate`, which marks it in the
+            variable ``extrapolated``), an unknown repair, or budgets that make no sense.
     """
     temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
     if samples_per_condition < 2 or not 0 <= defensive_fraction < 1 or max_factor < 1:
@@ -170,6 +171,9 @@ def sample_importance(
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     variables = _full(rows, asked)
+    if sampler.extrapolate:
+        outside = ~sampler.domain.contains(*np.meshgrid(temperature, delta_mu, indexing="ij"))
+        variables["extrapolated"] = np.where(asked, outside.astype(float), np.nan)
     if wanted is not None:
         variables["round"] = np.where(asked, 0.0, np.nan)
     described = {

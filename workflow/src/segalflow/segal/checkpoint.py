@@ -16,6 +16,7 @@ from segalflow.lattice import Supercell
 from segalflow.provenance import package_versions
 from segalflow.segal.features import ConditionRange, past_fields
 from segalflow.segal.network import build_network
+from segalflow.segal.resources import MEMORY_MB, choose_device
 from segalflow.segal.sampler import TrainedSampler
 
 SCHEMA = "segalflow.segal/1"
@@ -37,6 +38,9 @@ def write_sampler(
             "training": sampler.settings["training"],
             "seed": sampler.settings["seed"],
             "start": sampler.settings.get("start"),
+            "device": sampler.settings.get("device", "cpu"),
+            "memory_mb": sampler.memory_mb,
+            "extrapolate": sampler.extrapolate,
             "hamiltonian": model_fingerprint(sampler.model),
             "cell": sampler.cell.to_dict(),
             "domain": {
@@ -66,11 +70,19 @@ def read_sampler(
         TrainingError: if the sampler was trained for another Hamiltonian or cell.
     """
     content = read_json(model_path, SCHEMA)
-    if content["hamiltonian"] != model_fingerprint(model) or content["cell"]["matrix"] != cell.matrix.tolist():
+    try:
+        other = Supercell.from_dict(content["cell"])
+        same_cell = np.array_equal(other.matrix, cell.matrix) and other.lattice.same_as(cell.lattice)
+        same_model = content["hamiltonian"] == model_fingerprint(model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{model_path}: incomplete file, {type(error).__name__}: {error}") from None
+    if not same_cell:
         raise TrainingError(
-            f"{model_path}: this sampler was trained for another Hamiltonian or cell "
-            f"({content['cell']['matrix']}, found {cell.matrix.tolist()}); train again"
+            f"{model_path}: this sampler was trained for another cell, {_describe(other)}, expected "
+            f"{_describe(cell)}; train again"
         )
+    if not same_model:
+        raise TrainingError(f"{model_path}: this sampler was trained for another Hamiltonian on this cell; train again")
     domain = ConditionRange(
         tuple(content["domain"]["temperature"]), tuple(content["domain"]["delta_mu"]), content["domain"]["boltzmann"]
     )
@@ -81,10 +93,17 @@ def read_sampler(
     except Exception as error:  # safetensors and torch raise many kinds on a damaged file
         raise ArtefactError(f"{weights_path}: not the weights that {model_path} describes ({error})") from None
     grid = (np.array(content["grid"]["temperature"]), np.array(content["grid"]["delta_mu"]))
-    settings = {k: content.get(k) for k in ("network", "training", "seed", "start")}
+    settings = {k: content.get(k) for k in ("network", "training", "seed", "start", "device")}
     history = Path(model_path).with_name("history.parquet")
     table = read_table(history) if history.exists() else None
+    network.to(choose_device(content.get("device", "cpu")))
     sampler = TrainedSampler(model, cell, network, tables, domain, grid, settings)
+    sampler.memory_mb, sampler.extrapolate = content.get("memory_mb", MEMORY_MB), content.get("extrapolate", False)
     if table is not None:
         sampler.history = table
     return sampler
+
+
+def _describe(cell: Supercell) -> str:
+    species = " + ".join("-".join(names) for names in cell.lattice.species)
+    return f"{species} on '{cell.lattice.name}' with matrix {cell.matrix.tolist()}"

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 import torch.autograd.forward_ad as forward
 
-from segalflow.segal.features import evaluate_past_fields
-from segalflow.segal.sampler import TrainedSampler
+from segalflow.segal.sampler import TrainedSampler, fields_in_torch, to_device
 
 AT_ONCE = 1024
 """Decorations differentiated together: limits the memory."""
@@ -30,24 +29,19 @@ def log_prob_slopes(
     nothing, one = np.zeros(len(beta)), np.ones(len(beta))
     directions = ((-beta / temperature, nothing, along_t), (nothing, one, along_mu))
     values = (beta, delta_mu, sampler.domain.encode(temperature, delta_mu))
-    signs = torch.from_numpy(spins.astype(np.float32))
-    used = sampler.network.uses_fields
-    fields = evaluate_past_fields(sampler.fields, spins) if used else np.empty((*spins.shape, 0), np.float32)
+    network, fields = sampler.network, fields_in_torch(sampler, spins)
+    signs = to_device(network, spins)
     found = []
     for direction in directions:
         with torch.no_grad(), forward.dual_level():
             inputs = [
-                forward.make_dual(_tensor(value), _tensor(slope))
+                forward.make_dual(to_device(network, value), to_device(network, slope))
                 for value, slope in zip(values, direction, strict=True)
             ]
-            logits = sampler.network.logits(signs, torch.from_numpy(fields), *inputs)
+            logits = network.logits(signs, fields, *inputs)
             terms = torch.nn.functional.logsigmoid(logits.double() * signs.double())
-            found.append(forward.unpack_dual(terms.sum(1)).tangent.numpy())
+            found.append(forward.unpack_dual(terms.sum(1)).tangent.cpu().numpy())
     return found[0], found[1]
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def network_responses(

@@ -84,12 +84,12 @@ def past_fields(model: EnergyModel) -> PastFields:
     """Return the terms of a model's `feature_polynomial` for placement in site order."""
     model = feature_polynomial(model)
     n_classes = max(model.max_order, 1)
-    table = group_monomials(model.n_sites, model.n_sites * n_classes, _past_monomials(model, n_classes), _pack(model))
+    table = group_monomials(model.n_sites, model.n_sites * n_classes, past_monomials(model, n_classes), _pack(model))
     factor = (-2.0 * table.coefficient).astype(np.float32)
     return PastFields(model, n_classes, with_factor(table, factor, table.base))
 
 
-def _past_monomials(model: SpinPolynomial, n_classes: int) -> Iterator[Monomials]:
+def past_monomials(model: SpinPolynomial, n_classes: int) -> Iterator[Monomials]:
     """Yield the terms by number of placed sites, those with the same owner and placed sites added up."""
     pieces: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for members, values in zip(model.members, model.coefficients, strict=True):

@@ -15,6 +15,7 @@ import torch
 from segalflow.compilation import numba
 from segalflow.segal.kernels import carve, matrix_product
 from segalflow.segal.network import PhysicsNetwork
+from segalflow.segal.resources import MEMORY_MB, device_of, in_parts
 
 LANES = 64
 """Configurations of a block."""
@@ -28,6 +29,7 @@ def likelihood_step(
     beta: np.ndarray,
     delta_mu: np.ndarray,
     condition: torch.Tensor,
+    memory_mb: float = MEMORY_MB,
 ) -> float:
     """Set the gradients of the cross-entropy with soft labels, summed over sites, averaged over configurations.
 
@@ -38,6 +40,7 @@ def likelihood_step(
         labels: probability of species 1 given all other sites, float32 (batch, n_sites).
         beta, delta_mu: (batch,).
         condition: `ConditionRange.encode`, (batch, 4).
+        memory_mb: not needed, the kernel works on small blocks.
 
     Returns:
         The loss.
@@ -242,21 +245,38 @@ def autograd_step(
     beta: np.ndarray,
     delta_mu: np.ndarray,
     condition: torch.Tensor,
+    memory_mb: float = MEMORY_MB,
 ) -> float:
-    """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`)."""
-    logits = network.logits(
-        torch.from_numpy(spins.astype(np.float32)),
-        torch.from_numpy(fields),
-        torch.from_numpy(beta.astype(np.float32)),
-        torch.from_numpy(delta_mu.astype(np.float32)),
-        condition,
-    )
-    # Its floor is the labels' own entropy, not zero.
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels), reduction="sum")
-    loss = loss / len(spins)
-    network.zero_grad(set_to_none=True)
-    loss.backward()
-    return float(loss.detach())
+    """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`).
+
+    A batch that takes more than `memory_mb` goes in parts, whose gradients add up.
+    """
+    device = device_of(network)
+    arrays = [np.asarray(values, dtype=np.float32) for values in (spins, fields, beta, delta_mu, labels)]
+    total = 0.0
+
+    def work(part: slice) -> None:
+        nonlocal total
+        signs, local, *conditions, target = (torch.from_numpy(values[part]).to(device) for values in arrays)
+        logits = network.logits(signs, local, *conditions, condition[part].to(device))
+        # Its floor is the labels' own entropy, not zero.
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(spins)
+        loss.backward()
+        total += float(loss.detach())
+
+    def restart() -> None:
+        nonlocal total
+        total = 0.0
+        network.zero_grad(set_to_none=True)
+
+    restart()
+    in_parts(work, len(spins), network.bytes_per_decoration, memory_mb, restart)
+    return total
+
+
+def fused_or_autograd(network: torch.nn.Module) -> Callable[..., float]:
+    """Return the step that serves a network where it is: fused on a CPU for those that have one."""
+    return GRADIENTS.get(type(network), autograd_step) if device_of(network).type == "cpu" else autograd_step
 
 
 GRADIENTS: dict[type, Callable[..., float]] = {PhysicsNetwork: likelihood_step}

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 
+FieldsAt = Callable[[int, Tensor], Tensor]
+"""Fields of a site, (batch, n_classes), from the spins placed before it, (batch, n_sites)."""
+
 
 def gate(x: Tensor) -> Tensor:
     """Return ``x (1 + x / sqrt(1 + x^2)) / 2``: shaped like SiLU, but without an exponential (kernels stay fast)."""
@@ -88,6 +91,7 @@ class PhysicsNetwork(nn.Module):
         else:
             numbers, n_displacements = relative[site, seen], int(relative.max()) + 1
         self.n_sites, self.n_classes, self.hidden = n, n_classes, hidden
+        self.first_seen = starts.tolist()
         for name, value in (("starts", starts), ("seen", seen), ("displacement", numbers), ("site", site)):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.int64)), persistent=False)
         self.register_buffer("counts", torch.arange(n).clamp(min=1).float(), persistent=False)
@@ -124,20 +128,54 @@ class PhysicsNetwork(nn.Module):
             condition: `ConditionRange.encode`, (batch, 4).
         """
         n, hidden = self.n_sites, self.hidden
-        film, site = self.modulation(condition)
-        g1, d1, g2, d2 = (film[:, None, k * hidden : (k + 1) * hidden] for k in range(4))
-        weights, offset = film[:, None, 4 * hidden : -1], film[:, -1:]
         running = torch.cumsum(spins, dim=1)
         mean = torch.cat([torch.zeros_like(running[:, :1]), running[:, :-1]], dim=1) / self.counts
-        reduced = squash(beta[:, None, None] * fields)
-        x = torch.cat([reduced, mean[:, :, None]], dim=2)
         dense = spins.new_zeros(n, n, hidden).index_put((self.site, self.seen), self.w1[self.displacement])
         seen = (spins @ dense.permute(1, 0, 2).reshape(n, n * hidden)).view(-1, n, hidden)
-        z1 = gate((seen + x @ self.v + self.b1) * (1 + g1) + d1)
-        z2 = gate((z1 @ self.w2 + self.b2) * (1 + g2) + d2) + z1
-        correction = (z2 * (self.u + self.u_site)).sum(-1) + (x * (self.c_site + weights)).sum(-1)
+        return self._conditionals(slice(0, n), seen, fields, mean, beta, delta_mu, self.modulation(condition))
+
+    def _conditionals(
+        self,
+        sites: slice,
+        seen: Tensor,
+        fields: Tensor,
+        mean: Tensor,
+        beta: Tensor,
+        delta_mu: Tensor,
+        modulation: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Logits of some sites, (batch, len), from what they see of placed spins, (batch, len, hidden)."""
+        hidden, (film, site) = self.hidden, modulation
+        g1, d1, g2, d2 = (film[:, None, k * hidden : (k + 1) * hidden] for k in range(4))
+        weights, offset = film[:, None, 4 * hidden : -1], film[:, -1:]
+        reduced = squash(beta[:, None, None] * fields)
+        x = torch.cat([reduced, mean[:, :, None]], dim=2)
+        z1 = gate((seen + x @ self.v + self.b1[sites]) * (1 + g1) + d1)
+        z2 = gate((z1 @ self.w2 + self.b2[sites]) * (1 + g2) + d2) + z1
+        correction = (z2 * (self.u + self.u_site[sites])).sum(-1) + (x * (self.c_site[sites] + weights)).sum(-1)
         exact = beta[:, None] * (delta_mu[:, None] - 2 * fields[:, :, 0])
-        return exact + correction + self.bias + site + offset
+        return exact + correction + self.bias[sites] + site[:, sites] + offset
+
+    def draw(self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
+        """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape: one pass over the sites.
+
+        `fields_at` gives the fields of one site, (batch, n_classes), from the spins placed before it. On a CPU the
+        compiled kernel (`segalflow.segal.kernels`) is faster.
+        """
+        modulation = self.modulation(condition)
+        spins, total = torch.zeros_like(uniform), uniform.new_zeros(len(uniform), 1)
+        for i, (first, last) in enumerate(itertools.pairwise(self.first_seen)):
+            seen = spins[:, self.seen[first:last]] @ self.w1[self.displacement[first:last]]
+            fields, mean = fields_at(i, spins)[:, None], total / max(i, 1)
+            logit = self._conditionals(slice(i, i + 1), seen[:, None], fields, mean, beta, delta_mu, modulation)
+            spins[:, i] = torch.where(uniform[:, i] < torch.sigmoid(logit[:, 0]), 1.0, -1.0)
+            total = total + spins[:, i : i + 1]
+        return spins
+
+    @property
+    def bytes_per_decoration(self) -> int:
+        """Estimated memory of one decoration in a pass with gradients, bytes: what the layers of all sites keep."""
+        return 4 * self.n_sites * (8 * self.hidden + 6 * (self.n_classes + 1))
 
 
 class MaskedNetwork(nn.Module):
@@ -185,7 +223,12 @@ class MaskedNetwork(nn.Module):
     def _squeeze(self) -> Callable[[Tensor], Tensor]:
         return torch.tanh if self.activation == "tanh" else torch.sigmoid
 
-    def draw(self, uniform: Tensor, condition: Tensor) -> Tensor:
+    @property
+    def bytes_per_decoration(self) -> int:
+        """Estimated memory of one decoration in a pass with gradients, bytes."""
+        return 4 * 4 * sum(len(weight) for weight in self.weights)
+
+    def draw(self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
         """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape, in the time of one `logits`.
 
         Group i of every layer needs earlier groups only, so it is computed once, when its turn comes.

@@ -25,7 +25,8 @@ from segalflow.energy.lockstep import exchange_grid
 from segalflow.energy.replica_pool import equilibrium_pool
 from segalflow.errors import TrainingError, suggest
 from segalflow.segal.features import evaluate_past_fields
-from segalflow.segal.gradients import GRADIENTS, autograd_step
+from segalflow.segal.gradients import fused_or_autograd
+from segalflow.segal.resources import device_of, in_parts
 from segalflow.segal.sampler import TrainedSampler, torch_logits
 
 MAX_VISITS = 8.0
@@ -65,11 +66,12 @@ class LikelihoodObjective:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.chains = make_chains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
-        self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = self.refreshes = 0
+        # Twice the cross-entropy of guesses at even odds: only a network gone wrong stays above it.
+        self.limit = 2 * np.log(2) * run.sampler.n_sites
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
-        self.spins = self.fields = self.kept = self.kept_fields = None
+        self.spins = self.fields = self.past = self.kept = self.kept_fields = None
 
     def prepare(self) -> None:
         """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
@@ -141,12 +143,14 @@ class LikelihoodObjective:
         replayed = np.flatnonzero(run.rng.random(len(spins)) < REPLAYED)
         which = run.rng.integers(0, len(self.kept), len(replayed))
         spins[replayed], fields[replayed] = self.kept[which, replayed], self.kept_fields[which, replayed]
-        moved = self.operations[run.rng.integers(0, len(self.operations), len(spins))]
+        moved = run.sampler.cell.random_permutations(len(spins), run.rng)
         rows = np.arange(len(spins))[:, None]
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
         order = run.rng.permutation(self._visited())
+        # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
+        self.past = evaluate_past_fields(run.sampler.fields, self.spins)
         run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
 
     def _visited(self) -> np.ndarray:
@@ -170,15 +174,15 @@ class LikelihoodObjective:
         spins, beta, mu = self.spins[chosen], run.beta[chosen], run.delta_mu[chosen]
         # Heat-bath probability of species 1 given all other sites.
         label = expit(beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32)
-        gradient = GRADIENTS.get(type(run.network), autograd_step)
-        loss = gradient(
+        loss = fused_or_autograd(run.network)(
             run.network,
             spins,
-            evaluate_past_fields(run.sampler.fields, spins),
+            self.past[chosen],
             label,
             beta,
             mu,
             run.condition[torch.from_numpy(chosen)],
+            run.sampler.memory_mb,
         )
         run.descend(loss)
 
@@ -251,20 +255,28 @@ class ReverseObjective:
 
     def step(self) -> None:
         """One optimiser step on draws at conditions chosen by lot."""
-        run, model = self.run, self.run.sampler.model
+        run = self.run
         n = max(1, run.settings["batch"] // self.draws)
         temperature, mu = (np.repeat(values, self.draws) for values in self.choose(run, n))
         spins, log_p, energy = run.sampler.sample(temperature, mu, run.seed())
         run.evaluations += len(spins)
-        free = log_p + (energy - mu * (spins > 0).sum(1)) / (model.boltzmann * temperature)
+        free = log_p + run.sampler.reduced_energy(spins, energy, temperature, mu)
         grouped = free.reshape(n, self.draws)
         advantage = (grouped - grouped.mean(1, keepdims=True)) * self.draws / (self.draws - 1)
         # The scale of each condition is its own spread; single wild draws are held back.
         advantage = np.clip(advantage / np.maximum(1.0, grouped.std(1, keepdims=True)), -4, 4).ravel()
-        logits = torch_logits(run.sampler, spins, temperature, mu)
-        signed = torch.nn.functional.logsigmoid(logits * torch.from_numpy(spins.astype(np.float32))).sum(1)
-        run.optimiser.zero_grad(set_to_none=True)
-        (signed * torch.from_numpy(advantage.astype(np.float32))).mean().backward()
+        signs, weight = (torch.from_numpy(a.astype(np.float32)).to(device_of(run.network)) for a in (spins, advantage))
+
+        def work(part: slice) -> None:
+            logits = torch_logits(run.sampler, spins[part], temperature[part], mu[part])
+            signed = torch.nn.functional.logsigmoid(logits * signs[part]).sum(1)
+            ((signed * weight[part]).sum() / len(spins)).backward()
+
+        def restart() -> None:
+            run.optimiser.zero_grad(set_to_none=True)
+
+        restart()
+        in_parts(work, len(spins), run.network.bytes_per_decoration, run.sampler.memory_mb, restart)
         run.descend(float(grouped.mean()), self.column)
 
     def arrays(self) -> dict[str, np.ndarray]:

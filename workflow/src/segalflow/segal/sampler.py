@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from segalflow.lattice import Supercell
 from segalflow.segal.features import ConditionRange, PastFields, evaluate_past_fields
 from segalflow.segal.kernels import run_pass
 from segalflow.segal.network import PhysicsNetwork
+from segalflow.segal.resources import MEMORY_MB, device_of, in_parts
+from segalflow.segal.torch_fields import TorchFields
 
 
 def seed_states(seed: int, n: int) -> np.ndarray:
@@ -37,6 +40,8 @@ class TrainedSampler:
         grid: (temperatures, delta_mu) it was trained on.
         settings: network and training settings, seed.
         history: training history (step, loss, ness, energy_evaluations, ...).
+        memory_mb: bound on the working memory of one pass in PyTorch, MB; larger batches go in parts.
+        extrapolate: serve conditions outside the trained domain too (SNIS marks them); False refuses them.
     """
 
     model: EnergyModel
@@ -47,19 +52,38 @@ class TrainedSampler:
     grid: tuple[np.ndarray, np.ndarray]
     settings: Mapping[str, Any] = field(default_factory=dict)
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    memory_mb: float = MEMORY_MB
+    extrapolate: bool = False
+
+    @functools.cached_property
+    def torch_fields(self) -> TorchFields:
+        """The tables of the past fields on the device of the network."""
+        return TorchFields(self.fields).to(device_of(self.network))
 
     @property
     def n_sites(self) -> int:
         """Number of sites."""
         return self.model.n_sites
 
+    def conditions(self) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+        """Return the shape of the grid and the temperature and delta_mu of all its conditions, each (n,)."""
+        temperature, delta_mu = self.grid
+        shape = (len(temperature), len(delta_mu))
+        return shape, np.repeat(temperature, len(delta_mu)), np.tile(delta_mu, len(temperature))
+
+    def reduced_energy(
+        self, spins: np.ndarray, energy: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray
+    ) -> np.ndarray:
+        """Return ``(U - dmu N)/kT`` of spins (batch, n_sites) with their energies, all other shapes (batch,)."""
+        return (energy - delta_mu * (spins > 0).sum(1)) / (self.model.boltzmann * temperature)
+
     def _check(self, temperature: np.ndarray, delta_mu: np.ndarray, extrapolate: bool) -> None:
         inside = self.domain.contains(temperature, delta_mu)
-        if not extrapolate and not np.all(inside):
+        if not (extrapolate or self.extrapolate) and not np.all(inside):
             worst = int(np.flatnonzero(~inside)[0])
             raise SamplingError(
                 f"condition T = {temperature[worst]:g}, delta_mu = {delta_mu[worst]:g} is outside the trained domain "
-                f"(T {self.domain.temperature}, delta_mu {self.domain.delta_mu}); train on it, or allow extrapolation"
+                f"(T {self.domain.temperature}, delta_mu {self.domain.delta_mu}); train on it, or set segal.extrapolate"
             )
 
     def sample(
@@ -100,7 +124,8 @@ def _energies(model: EnergyModel, spins: np.ndarray) -> np.ndarray:
 
 
 def _runner(sampler: TrainedSampler):
-    return _run_physics(sampler) if isinstance(sampler.network, PhysicsNetwork) else _run_any(sampler)
+    fused = isinstance(sampler.network, PhysicsNetwork) and device_of(sampler.network).type == "cpu"
+    return _run_physics(sampler) if fused else _run_torch(sampler)
 
 
 def _conditions(sampler: TrainedSampler, temperature: np.ndarray, delta_mu: np.ndarray):
@@ -118,7 +143,7 @@ def _run_physics(sampler: TrainedSampler):
     def run(draw, spins, temperature, delta_mu, states):
         with torch.no_grad():
             encoded, row = _conditions(sampler, temperature, delta_mu)
-            film, site_bias = (t.numpy() for t in network.cpu().modulation(encoded))
+            film, site_bias = (t.numpy() for t in network.modulation(encoded))
             w = {k: p.detach().numpy() for k, p in network.named_parameters()}
         log_p, energy = np.empty(len(spins)), np.empty(len(spins))
         run_pass(
@@ -133,41 +158,58 @@ def _run_physics(sampler: TrainedSampler):
     return run
 
 
+def _inputs(sampler: TrainedSampler, temperature: np.ndarray, delta_mu: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """beta, delta_mu and the encoded condition on the network's device."""
+    beta = 1.0 / (sampler.model.boltzmann * temperature)
+    values = (beta, delta_mu, sampler.domain.encode(temperature, delta_mu))
+    return tuple(to_device(sampler.network, value) for value in values)
+
+
+def to_device(network: torch.nn.Module, values: np.ndarray) -> torch.Tensor:
+    """Return an array in single precision on the device of a network."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device_of(network))
+
+
+def fields_in_torch(sampler: TrainedSampler, spins: np.ndarray) -> torch.Tensor:
+    """Return what the network uses of the past fields, (batch, n_sites, n_classes or 0), on its device."""
+    device = device_of(sampler.network)
+    if not sampler.network.uses_fields:
+        return torch.empty(*spins.shape, 0, device=device)
+    if device.type == "cpu":
+        return torch.from_numpy(evaluate_past_fields(sampler.fields, spins))
+    return sampler.torch_fields(to_device(sampler.network, spins))
+
+
 def torch_logits(sampler: TrainedSampler, spins: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray):
     """Return all logits by the network itself, float tensor (batch, n_sites): the twin of the fast kernel."""
-    beta = torch.from_numpy((1.0 / (sampler.model.boltzmann * temperature)).astype(np.float32))
-    used = sampler.network.uses_fields
-    fields = evaluate_past_fields(sampler.fields, spins) if used else np.empty((*spins.shape, 0), np.float32)
-    return sampler.network.logits(
-        torch.from_numpy(spins.astype(np.float32)),
-        torch.from_numpy(fields),
-        beta,
-        torch.from_numpy(delta_mu.astype(np.float32)),
-        torch.from_numpy(sampler.domain.encode(temperature, delta_mu)),
-    )
+    signs, fields = to_device(sampler.network, spins), fields_in_torch(sampler, spins)
+    return sampler.network.logits(signs, fields, *_inputs(sampler, temperature, delta_mu))
 
 
 def log_prob_from_logits(logits: torch.Tensor, spins: np.ndarray) -> np.ndarray:
     """Return the sum of log conditionals, float64 (batch,)."""
-    signed = logits.double() * torch.from_numpy(spins.astype(np.float64))
-    return torch.nn.functional.logsigmoid(signed).sum(1).numpy()
+    signed = logits.double() * torch.from_numpy(spins.astype(np.float64)).to(logits.device)
+    return torch.nn.functional.logsigmoid(signed).sum(1).cpu().numpy()
 
 
-def _run_any(sampler: TrainedSampler):
-    """Any network: drawn by itself where it can, else with one forward pass per site; one pass to score."""
+def _run_torch(sampler: TrainedSampler):
+    """Any network on any device: one pass that draws, and one that scores; in parts that fit the memory."""
 
     def run(draw, spins, temperature, delta_mu, states):
+        uniform = np.random.default_rng(states).random(spins.shape) if draw else None
+        log_p = np.empty(len(spins))
+        fields_at = sampler.torch_fields.at if sampler.network.uses_fields else None
+
+        def work(part: slice) -> None:
+            t, mu = temperature[part], delta_mu[part]
+            if draw:
+                chance = to_device(sampler.network, uniform[part])
+                found = sampler.network.draw(chance, fields_at, *_inputs(sampler, t, mu))
+                spins[part] = found.cpu().numpy()
+            log_p[part] = log_prob_from_logits(torch_logits(sampler, spins[part], t, mu), spins[part])
+
         with torch.no_grad():
-            uniform = np.random.default_rng(states).random(spins.shape) if draw else None
-            if draw and hasattr(sampler.network, "draw"):
-                condition = torch.from_numpy(sampler.domain.encode(temperature, delta_mu))
-                spins[:] = sampler.network.draw(torch.from_numpy(uniform.astype(np.float32)), condition).numpy()
-            elif draw:
-                spins[:] = 1
-                for i in range(spins.shape[1]):
-                    p = torch.sigmoid(torch_logits(sampler, spins, temperature, delta_mu)[:, i].double()).numpy()
-                    spins[:, i] = np.where(uniform[:, i] < p, 1, -1)
-            log_p = log_prob_from_logits(torch_logits(sampler, spins, temperature, delta_mu), spins)
+            in_parts(work, len(spins), sampler.network.bytes_per_decoration, sampler.memory_mb)
         # A score needs no energy, and energies may be what costs.
         return log_p, _energies(sampler.model, spins) if draw else np.full(len(spins), np.nan)
 

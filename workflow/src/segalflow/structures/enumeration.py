@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from ase import Atoms
 
 from segalflow.errors import SettingsError
-from segalflow.lattice import ParentLattice, map_to_supercell
-from segalflow.structures.identity import structure_id
+from segalflow.lattice import ParentLattice, atoms_on_sites, map_to_supercell
+from segalflow.structures.identity import decoration_id
+from segalflow.structures.selection import select_structures
 
 
-def enumerate_pool(lattice: ParentLattice, max_atoms: int) -> list[Atoms]:
-    """Return all symmetry-distinct decorations with up to `max_atoms` atoms in the primitive cell.
+def iterate_structures(lattice: ParentLattice, max_atoms: int) -> Iterator[Atoms]:
+    """Yield all symmetry-distinct decorations with up to `max_atoms` atoms in the primitive cell, one by one.
 
     Each structure is on ideal positions and carries ``info["structure"]`` (its id) and the array ``occupation`` (the
-    species index of each atom, carried along and never re-derived). Sorted by number of atoms, composition and id.
+    species index of each atom, carried along and never re-derived). Smaller cells come first.
 
     Args:
-        lattice: parent lattice with its species.
+        lattice: parent lattice with its species, of any number on any number of sublattices.
         max_atoms: largest number of atoms in a primitive cell, at least 1.
 
     Raises:
@@ -32,14 +34,37 @@ def enumerate_pool(lattice: ParentLattice, max_atoms: int) -> list[Atoms]:
         from icet.tools import enumerate_structures
 
     sizes = range(1, max_atoms // lattice.n_sublattices + 1)
-    pool = []
-    for raw in enumerate_structures(lattice.atoms(), sizes, [list(s) for s in lattice.species]):
-        cell, occupations = map_to_supercell(raw, lattice)
+    raw: Atoms | None = None
+    cell, order, allowed = None, None, None
+    for found in enumerate_structures(lattice.atoms(), sizes, [list(s) for s in lattice.species]):
+        # All decorations of one cell come in a row, on the same positions: where its sites are is found once.
+        if raw is None or not (np.array_equal(raw.cell, found.cell) and np.array_equal(raw.positions, found.positions)):
+            raw, cell = found, map_to_supercell(found, lattice)[0]
+            order = atoms_on_sites(found, cell)
+            allowed = [cell.species_of(site) for site in range(cell.n_sites)]
+        symbols = found.get_chemical_symbols()
+        occupations = np.array([allowed[site].index(symbols[atom]) for site, atom in enumerate(order)])
         atoms = cell.atoms(occupations)
-        atoms.info = {"structure": structure_id(atoms, lattice)}
-        atoms.set_array("occupation", np.asarray(occupations, dtype=int))
-        pool.append(atoms)
-    return sorted(pool, key=_order)
+        atoms.info = {"structure": decoration_id(cell, occupations)}
+        atoms.set_array("occupation", occupations)
+        yield atoms
+
+
+def enumerate_pool(
+    lattice: ParentLattice, max_atoms: int, number: int | None = None, selection: str = "spread"
+) -> list[Atoms]:
+    """Return the structures of `iterate_structures`, or a selection of them, sorted by number of atoms and composition.
+
+    Args:
+        lattice: parent lattice with its species.
+        max_atoms: largest number of atoms in a primitive cell.
+        number: most structures to return, None for all.
+        selection: which ones (`segalflow.structures.selection.SELECTIONS`).
+
+    Raises:
+        SettingsError: if `max_atoms` is below 1, or `number` too small for the pure elements.
+    """
+    return sorted(select_structures(iterate_structures(lattice, max_atoms), number, selection), key=_order)
 
 
 def _order(atoms: Atoms) -> tuple[int, float, str]:

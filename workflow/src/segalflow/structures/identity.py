@@ -43,13 +43,15 @@ def hermite_normal_form(rows: np.ndarray) -> np.ndarray:
 
 def primitive_decoration(cell: Supercell, occupations: np.ndarray) -> tuple[Supercell, np.ndarray]:
     """Return the smallest cell (in Hermite normal form) and occupations that repeat to the given decoration."""
-    same = np.array([np.array_equal(occupations[t], occupations) for t in cell.translations])
-    reduced = Supercell(cell.lattice, hermite_normal_form(np.concatenate([cell.matrix, cell.offsets[same]])))
+    occupations = np.asarray(occupations)
+    same = (occupations[cell.translations] == occupations).all(axis=1)
+    form = hermite_normal_form(np.concatenate([cell.matrix, cell.offsets[same]]))
+    reduced = _supercell(tuple(form.ravel().tolist()), cell.lattice)
     index = cell.site_index(reduced.sites[:, 0], reduced.sites[:, 1:])
-    return reduced, np.asarray(occupations)[index]
+    return reduced, occupations[index]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def _supercell(key: tuple, lattice: ParentLattice) -> Supercell:
     return Supercell(lattice, np.array(key).reshape(3, 3))
 
@@ -59,42 +61,67 @@ def _operations(lattice: ParentLattice) -> list[tuple[np.ndarray, np.ndarray]]:
     return lattice_operations(lattice)
 
 
+def _images(key: tuple, lattice: ParentLattice) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return the smallest Hermite normal form that a cell is turned into, and how sites are moved into it.
+
+    Args:
+        key: the cell's Hermite normal form, flattened.
+        lattice: parent lattice.
+
+    Returns:
+        The smallest form over all operations of the lattice, flattened, and one row for each operation that leads to it
+        and each origin: the sites whose occupations are the image's, shape (n_images, n_sites).
+    """
+    cell = _supercell(key, lattice)
+    forms = [hermite_normal_form(cell.matrix @ rotation.T) for rotation, _ in _operations(lattice)]
+    best = min(tuple(form.ravel().tolist()) for form in forms)
+    image = _supercell(best, lattice)
+    rows = []
+    for (rotation, shift), form in zip(_operations(lattice), forms, strict=True):
+        if tuple(form.ravel().tolist()) != best:
+            continue
+        moved = (cell.sites[:, 1:] + lattice.basis[cell.sites[:, 0]]) @ rotation.T + shift
+        came_from = np.empty(cell.n_sites, dtype=np.int64)
+        for sub, base in enumerate(lattice.basis):
+            delta = moved - base
+            whole = np.round(delta).astype(np.int64)
+            hit = np.all(np.abs(delta - whole) < 1e-5, axis=1)
+            came_from[image.site_index(sub, whole[hit])] = np.flatnonzero(hit)
+        rows.append(came_from[image.translations])
+    return best, np.unique(np.concatenate(rows), axis=0)
+
+
+_cached_images = functools.lru_cache(maxsize=1024)(_images)
+# Decorations of one small cell come by the thousand, those of a large one (its images fill megabytes) one by one.
+_SMALL = 32
+
+
 def canonical_decoration(cell: Supercell, occupations: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the canonical (Hermite normal form, occupations) of a decoration, both flattened.
 
     The smallest pair over all operations of the parent lattice and all origins.
     """
     cell, occupations = primitive_decoration(cell, occupations)
+    key = tuple(cell.matrix.ravel().tolist())
+    form, images = (_cached_images if cell.n_sites <= _SMALL else _images)(key, cell.lattice)
+    decorated = occupations[images]
+    first = np.lexsort(decorated.T[::-1])[0]
+    return form, tuple(decorated[first].tolist())
+
+
+def decoration_id(cell: Supercell, occupations: np.ndarray) -> str:
+    """Return the id of a decoration, shape (n_sites,), of a cell: 12 hex digits of a hash of its canonical form."""
     lattice = cell.lattice
-    best: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-    for rotation, shift in _operations(lattice):
-        form = hermite_normal_form(cell.matrix @ rotation.T)
-        key = tuple(form.ravel().tolist())
-        if best is not None and key > best[0]:
-            continue
-        image = _supercell(key, lattice)
-        moved = (cell.sites[:, 1:] + lattice.basis[cell.sites[:, 0]]) @ rotation.T + shift
-        decorated = np.empty(image.n_sites, dtype=np.int64)
-        for sub, base in enumerate(lattice.basis):
-            delta = moved - base
-            whole = np.round(delta).astype(np.int64)
-            hit = np.all(np.abs(delta - whole) < 1e-5, axis=1)
-            decorated[image.site_index(sub, whole[hit])] = occupations[hit]
-        for translation in image.translations:
-            candidate = (key, tuple(decorated[translation].tolist()))
-            if best is None or candidate < best:
-                best = candidate
-    assert best is not None
-    return best
+    form, occupations = canonical_decoration(cell, occupations)
+    return content_hash(
+        {"lattice": lattice.name, "species": lattice.species, "form": form, "occupations": occupations}, ID_LENGTH
+    )
 
 
 def structure_id(atoms: Atoms, lattice: ParentLattice) -> str:
-    """Return the id of a structure on ideal lattice positions: 12 hex digits of a hash of its canonical decoration.
+    """Return the id of a structure on ideal lattice positions (see `decoration_id`).
 
     Raises:
         LatticeError: if the structure is not on the lattice.
     """
-    form, occupations = canonical_decoration(*map_to_supercell(atoms, lattice))
-    return content_hash(
-        {"lattice": lattice.name, "species": lattice.species, "form": form, "occupations": occupations}, ID_LENGTH
-    )
+    return decoration_id(*map_to_supercell(atoms, lattice))

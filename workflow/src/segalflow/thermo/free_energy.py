@@ -18,9 +18,9 @@ import xarray as xr
 from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.special import gammaln, logsumexp
 
-from segalflow.artefacts import atomic_path, to_builtin
+from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.ensemble import sampled_conditions
-from segalflow.errors import ArtefactError, BoundaryError
+from segalflow.errors import BoundaryError
 from segalflow.sampling.composition import observables_by_composition
 from segalflow.thermo.comparison import boltzmann_of
 from segalflow.thermo.pooling import SamplePool, UnresolvedError, pool_samples
@@ -223,7 +223,7 @@ def free_energy_of_samples(
         found.energy,
         found.energy_variance,
         pool.boltzmann,
-        _source(table),
+        describe_source(table),
     )
 
 
@@ -241,7 +241,7 @@ def free_energy_of_table(table: xr.Dataset, replicates: int = 100, seed: int = 0
     for needed in ("composition_log_weight", "log_z"):
         if needed not in table:
             raise BoundaryError(f"free energy: the {name} has no '{needed}', so it does not resolve composition")
-    source = _source(table)
+    source = describe_source(table)
     known = (table["reliable"].values > 0.5).any(axis=1)
     if not known.any():
         raise UnresolvedError(f"free energy: the {name} has no reliable condition")
@@ -292,13 +292,13 @@ def compute_free_energy(
     except UnresolvedError as error:
         temperature, delta_mu = (table[k].values.astype(float) for k in ("temperature", "delta_mu"))
         unknown = np.full((len(temperature), int(table.attrs["n_sites"]) + 1), -np.inf)
-        source = {**_source(table), "refused": str(error)}
+        source = {**describe_source(table), "refused": str(error)}
         none = np.zeros((0, *unknown.shape))
         return FreeEnergy(temperature, delta_mu, unknown, none, None, None, boltzmann_of(table), source)
 
 
-def _source(table: xr.Dataset) -> dict[str, Any]:
-    """What a free energy says about the table it is from."""
+def describe_source(table: xr.Dataset) -> dict[str, Any]:
+    """Return what a free energy says about the table it is from: plain attributes."""
     kept = ("method", "cell", "energy_unit", "reference", "chemical_potential_reference", "model_sha256")
     found = {key: table.attrs[key] for key in kept if key in table.attrs}
     unreliable = int(((table["reliable"].values < 0.5) & sampled_conditions(table)).sum())
@@ -327,14 +327,9 @@ def write_free_energy(path: str | Path, free: FreeEnergy) -> None:
     dataset = xr.Dataset(
         {k: (d, v, {"units": u, "long_name": text}) for k, (d, v, u, text) in data.items()},
         {"temperature": free.temperature, "n_atoms": np.arange(free.n_sites + 1), "delta_mu": free.delta_mu},
-        {k: v if isinstance(v, str | int | float) else json.dumps(to_builtin(v), sort_keys=True)
-         for k, v in {"schema": SCHEMA, "boltzmann": free.boltzmann, **free.attributes}.items()},
-    )  # fmt: skip
-    with atomic_path(path) as temporary:
-        dataset.to_netcdf(
-            temporary, format="NETCDF4", engine="netcdf4",
-            encoding={k: {"zlib": True, "complevel": 4} for k in dataset.data_vars},
-        )  # fmt: skip
+        {"schema": SCHEMA, "boltzmann": free.boltzmann, **free.attributes},
+    )
+    write_dataset(path, dataset, packed=list(data))
 
 
 def read_free_energy(path: str | Path) -> FreeEnergy:
@@ -343,17 +338,7 @@ def read_free_energy(path: str | Path) -> FreeEnergy:
     Raises:
         ArtefactError: if the file is missing, damaged, or of another schema.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            found = opened.load()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: the file does not exist") from None
-    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
-        raise ArtefactError(
-            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
-        ) from None
-    if found.attrs.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {found.attrs.get('schema')!r}")
+    found = read_dataset(path, SCHEMA)
     log_weight, draws = (found[k].values.astype(float) for k in ("log_weight", "replicate"))
     attributes = {k: v for k, v in found.attrs.items() if k not in ("schema", "boltzmann")}
     attributes["species"] = json.loads(attributes["species"])
