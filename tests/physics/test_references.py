@@ -114,9 +114,9 @@ def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
     grid = np.array([1.6, 2.2, 4.0]), np.array([-0.2, 0.0, 0.2])
     exact = enumerate_exactly(ising, ("down", "up"), *grid)
     common = (ising, ("down", "up"), *grid)
-    budget = {"sweeps": 3200, "equilibration": 200, "n_ladder": 3, "n_blocks": 10, "measure_every": 4}
-    tables = [sample_tempering(*common, seed=s, **budget, exchange_every=4) for s in range(12)]
-    assert_calibrated(tables, exact, 0.4)  # blocks of short runs are not always long enough
+    budget = {"sweeps": 6000, "equilibration": 200, "n_ladder": 3, "n_blocks": 10, "measure_every": 4}
+    tables = [sample_tempering(*common, seed=s, **budget, exchange_every=4) for s in range(10)]
+    assert_calibrated(tables, exact, 0.7)
     table = tables[0]
     assert table.attrs["method"] == "tempering"
     renewals, shares = (np.array(table.attrs[n]) for n in ("renewals", "exchange_acceptance_temperature"))
@@ -127,7 +127,7 @@ def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
     rare = sample_tempering(*common, seed=0, **budget, exchange_every=1000)
     assert np.array(rare.attrs["renewals"]).min() < 10
     assert not rare["reliable"].values.all()
-    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 3200"):
+    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 6000"):
         sample_tempering(*common, seed=0, **budget, exchange_every=0)
 
 

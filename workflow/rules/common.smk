@@ -31,8 +31,9 @@ from segalflow.study import (
 try:
     CONFIG = prepare_study(
         config,
-        yaml.safe_load(
-            (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+        yaml.load(
+            (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(),
+            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),  # ten times as fast
         ),
     )
 except SegalflowError as error:
