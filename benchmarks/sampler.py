@@ -1,12 +1,15 @@
 """How well SEGAL samples: effective sample sizes over the full published grids, training time, energy evaluations.
 
     python benchmarks/sampler.py                                # Cu-Au 16 and 128, Ag-Pd 27 and 125, Ising 10x10
-    python benchmarks/sampler.py --systems cuau-512 --steps 8000 --write
+    python benchmarks/sampler.py --systems cuau-512 --write     # any other of `SYSTEMS`: one command each
+    python benchmarks/sampler.py --systems cuau-1000 cuau-4096 --keep nets --write   # the second from the first
 
 For every system the network is trained, the grid is swept by importance sampling with the defensive mixture, and the
 proposal is scored from both sides (its own draws, and a replica-exchange pool that never saw it); the lower of both
-counts. `--paper` adds the paper's network (masked, reverse KL) with the same training time for the systems named. Times
-are processor seconds of one core.
+counts. Cells of 16 and 27 sites are also scored exactly (`exact_ness`), and their log Z and x are compared with exact
+sums, from as many draws as that takes (`System.precise`). `--keep` keeps trained networks in a folder and takes them
+from there: a measurement can be repeated, or a larger cell started, without training again. `--paper` adds the paper's
+network (masked, reverse KL) with the same training time for the systems named. Times are processor seconds of one core.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exact_ness import exact_ness, levels_of
 
 from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion
 from segalflow.ensemble import lower_ness
@@ -30,9 +34,11 @@ from segalflow.expansion.published import with_pure_zero
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.importance import sample_importance
-from segalflow.sampling.proposal import MixtureProposal, hotter_temperature
+from segalflow.sampling.proposal import choose_operations
 from segalflow.sampling.transfer_matrix import sample_transfer_matrix
+from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.sampler import TrainedSampler
+from segalflow.segal.symmetry import check_symmetry
 from segalflow.segal.training import train
 
 BEGIN, END = "<!-- sampler.py --write: begin -->", "<!-- sampler.py --write: end -->"
@@ -45,7 +51,11 @@ ISING = (np.linspace(1.5, 3.5, 21), np.linspace(-0.8, 0.8, 17))
 
 @dataclass(frozen=True)
 class System:
-    """A cell with the grid it is judged on, `steps` of training, `draws` a condition, and its own settings."""
+    """A cell with the grid it is judged on, `steps` of training, `draws` a condition, and its own settings.
+
+    `start` names the system whose network is the first one; `sweep` holds settings of importance sampling; `precise`
+    are the draws a condition, by temperature (None: all the others), for log Z and x against the exact sum.
+    """
 
     expansion: str | None
     repeat: tuple[int, int, int]
@@ -55,21 +65,30 @@ class System:
     training: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     draws: int = 1000
+    sweep: dict[str, Any] = field(default_factory=dict)
+    precise: dict[float | None, int] = field(default_factory=dict)
 
 
 WIDE = {"window": 7.7}
+"""For cells of 250 sites and more: the next 140 sites."""
+LARGE = {"refresh_every": 10}
+"""Draws cost more than steps there."""
+TUNE = {"refresh_every": 20, "learning_rate": 0.002, "pool_sweeps": 100, "colder": 0}
+"""For a cell that starts from a smaller one's network."""
 
 SYSTEMS = {
     "ising-10": System(None, (10, 10, 1), ISING, 6000),
-    "ising-20": System(None, (20, 20, 1), ISING, 4000),
-    "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000),
-    "cuau-128": System("cuau", (8, 4, 4), CUAU, 14000),
-    "cuau-256": System("cuau", (8, 8, 4), CUAU, 8000),
-    "cuau-512": System("cuau", (8, 8, 8), CUAU, 10000, WIDE, {"batch": 16}, draws=300),
-    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 10000, WIDE, {"batch": 8}, draws=200),
-    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1000, WIDE, {"batch": 2, "learning_rate": 0.002}, "cuau-512", 40),
-    "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000),
+    "ising-20": System(None, (20, 20, 1), ISING, 5000, {"window": 5.0}),
+    "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, precise={None: 40000}),
+    "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000),
+    "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000),
+    "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE),
+    "cuau-512": System("cuau", (8, 8, 8), CUAU, 11000, WIDE, LARGE),
+    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 9500, WIDE, LARGE),
+    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
+    "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000, precise={None: 20000, 750.0: 400000}),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000),
+    "agpd-125-long": System("agpd", (5, 5, 5), AGPD, 45000),
 }
 DEFAULT = ("ising-10", "cuau-16", "agpd-27", "cuau-128", "agpd-125")
 TRAINING = {
@@ -102,49 +121,39 @@ def place(system: System, reference: Path) -> tuple[SpinPolynomial, Supercell]:
     return place_expansion(expansion, cell), cell
 
 
-def exact_log_z(name: str, system: System, model: SpinPolynomial, cell: Supercell) -> np.ndarray | None:
-    """Return the exact log Z over the grid where it can be had."""
+def exact_sums(name: str, system: System, model: SpinPolynomial, cell: Supercell) -> tuple[np.ndarray, ...] | None:
+    """Return the exact log Z and composition over the grid where they can be had."""
     species = cell.lattice.species[0]
     if model.n_sites <= 27:
-        return enumerate_exactly(model, species, *system.grid)["log_z"].values
-    if name == "ising-10":
-        return sample_transfer_matrix(system.repeat[:2], species, *system.grid)["log_z"].values
-    return None
+        table = enumerate_exactly(model, species, *system.grid)
+    elif name == "ising-10":
+        table = sample_transfer_matrix(system.repeat[:2], species, *system.grid)
+    else:
+        return None
+    return table["log_z"].values, table["composition"].values[..., 1]
 
 
-def exact_ness(sampler: TrainedSampler, grid: tuple[np.ndarray, np.ndarray], share: float = 0.1) -> np.ndarray:
-    """Return the exact NESS of the defensive mixture over the grid, by a sum over all states (16 sites or fewer).
-
-    ``NESS = 1 / sum_s p(s)^2 / q(s)`` for every state of the cell, also those that no sample would ever show.
-    """
-    n = sampler.n_sites
-    states = (2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1).astype(np.int8)
-    energy, n_plus = sampler.model.energy_of_spins(states), (states > 0).sum(1)
-    temperature, delta_mu = grid
-    found = np.empty((len(temperature), len(delta_mu)))
-    hot: list[dict[float, np.ndarray]] = [{} for _ in delta_mu]  # densities at the temperature above, where at hand
-    for t in reversed(range(len(temperature))):
-        mixture = MixtureProposal(sampler, float(temperature[t]), hotter_temperature(temperature, t), share)
-        for m, mu in enumerate(delta_mu):
-            at = np.full(len(states), mu)
-            own = {mixture.own: sampler.log_prob(states, np.full(len(states), mixture.own), at)}
-            log_w = mixture.log_weights(states, at, energy, 1000, {**hot[m], **own})
-            hot[m] = own
-            log_p = -(energy - mu * n_plus) / (sampler.model.boltzmann * temperature[t])
-            log_z = np.logaddexp.reduce(log_p)
-            found[t, m] = np.exp(-np.logaddexp.reduce(log_p - log_z + log_w - log_z))
-    return found
-
-
-def symmetry_r2(sampler: TrainedSampler, grid: tuple[np.ndarray, np.ndarray]) -> float:
-    """R^2 of ln P of a draw and of ln P of the same draw moved by a random symmetry operation, four a condition."""
-    temperature, delta_mu = (np.repeat(a.ravel(), 4) for a in np.meshgrid(*grid, indexing="ij"))
-    rng = np.random.default_rng(3)
-    spins, log_p, _ = sampler.sample(temperature, delta_mu, 3)
-    operations = sampler.cell.symmetry_permutations()
-    chosen = operations[rng.integers(0, len(operations), len(spins))]
-    moved = sampler.log_prob(np.take_along_axis(spins, chosen, axis=1), temperature, delta_mu)
-    return float(np.corrcoef(log_p, moved)[0, 1] ** 2)
+def precise_errors(
+    system: System, sampler: TrainedSampler, exact: tuple[np.ndarray, ...]
+) -> tuple[float, dict[str, float]]:
+    """Return the largest error of log Z per site over the grid, and of x at 250 and 750 K, with `System.precise`."""
+    temperature, mu = system.grid
+    log_z, by_temperature = 0.0, {}
+    for t, own in enumerate(temperature):
+        draws = system.precise.get(float(own), system.precise[None])
+        # The row above is only there for the defensive component; it is not sampled.
+        rows = slice(t, t + 2) if t + 1 < len(temperature) else slice(t - 1, t + 1)
+        wanted = np.zeros((2, len(mu)), dtype=bool)
+        wanted[t - rows.start] = True
+        table = sample_importance(
+            sampler, sampler.cell.lattice.species[0], temperature[rows], mu, seed=4, samples_per_condition=draws,
+            max_factor=1, repair="none", pool_sweeps=0, wanted=wanted, **system.sweep,
+        )  # fmt: skip
+        found = table["log_z"].values[t - rows.start], table["composition"].values[t - rows.start, :, 1]
+        log_z = max(log_z, float(np.abs(found[0] - exact[0][t]).max()) / sampler.n_sites)
+        if own in (250.0, 750.0):
+            by_temperature[f"{own:.0f}"] = float(np.abs(found[1] - exact[1][t]).max())
+    return log_z, by_temperature
 
 
 def measure(
@@ -153,12 +162,13 @@ def measure(
     steps: int | None,
     draws: int | None,
     paper: bool,
+    keep: Path | None,
     report: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train, sweep and report one system, and the paper's network beside it."""
     system = SYSTEMS[name]
     model, cell = place(system, reference)
-    exact = exact_log_z(name, system, model, cell)
+    exact = exact_sums(name, system, model, cell)
     settings = {**TRAINING, **system.training, "steps": steps or system.steps}
     networks = [("physics", {"kind": "physics", "sizes": system.sizes}, settings)]
     if paper:
@@ -168,11 +178,7 @@ def measure(
     for label, network, training in networks:
         if label == "paper":
             training = {**training, "steps": _steps_in(seconds, model, cell, system, network, training)}
-        first = None if system.start is None or label == "paper" else _trained(system.start, reference)
-        start = time.process_time()
-        sampler = train(model, cell, *system.grid, network=network, training=training, seed=1, start=first)
-        spent = time.process_time() - start
-        TRAINED[name] = sampler
+        sampler, spent = trained(name, system, model, cell, network, training, reference, keep)
         seconds = seconds or spent
         start = time.process_time()
         n = draws or system.draws
@@ -186,12 +192,19 @@ def measure(
             samples_per_condition=n,
             max_factor=1,
             repair="none",
+            **system.sweep,
         )
         swept = time.process_time() - start
         ness = lower_ness(table)
-        error = None
+        error, x_errors, exactly = None, {}, None
         if exact is not None:
-            error = float(np.abs(table["log_z"].values - exact).max() / model.n_sites)
+            error = float(np.abs(table["log_z"].values - exact[0]).max() / model.n_sites)
+        if system.precise and label == "physics":
+            error, x_errors = precise_errors(system, sampler, exact)
+            operations = choose_operations(sampler, system.sweep.get("symmetries", 8), np.random.default_rng(5))
+            below = system.sweep.get("symmetrise_below", 0.5)
+            exactly = exact_ness(sampler, levels_of(model), system.grid, operations, below)
+        symmetry = check_symmetry(sampler, *system.grid, seed=3, flip_at=0.0 if system.expansion is None else None)
         report(
             {
                 "system": name,
@@ -200,17 +213,18 @@ def measure(
                 "train_s": spent,
                 "sweep_s": swept,
                 "draws": n,
-                "symmetry_r2": symmetry_r2(sampler, system.grid),
+                "symmetry_r2": symmetry.r_squared,
+                "symmetry_r2_flipped": symmetry.r_squared_flipped if symmetry.flipped.any() else None,
                 "evaluations": float(sampler.history["energy_evaluations"].iloc[-1]),
                 "q": _quantiles(table["ness"].values),
                 "p": _quantiles(table["ness_p"].values),
                 "lower": _quantiles(ness),
+                "above_0.01": float((ness > 0.01).mean()),
                 "above_0.1": float((ness > 0.1).mean()),
                 "above_0.5": float((ness > 0.5).mean()),
                 "log_z_error_per_site": error,
-                "exact_ness": _quantiles(exact_ness(sampler, system.grid))
-                if model.n_sites <= 16 and label == "physics"
-                else None,
+                "x_errors": x_errors,
+                "exact_ness": None if exactly is None else _quantiles(exactly),
             }
         )
 
@@ -240,18 +254,40 @@ def ground_states(reference: Path) -> str:
     )
 
 
-TRAINED: dict[str, TrainedSampler] = {}
+def trained(
+    name: str,
+    system: System,
+    model: SpinPolynomial,
+    cell: Supercell,
+    network: dict[str, Any],
+    training: dict[str, Any],
+    reference: Path,
+    keep: Path | None,
+) -> tuple[TrainedSampler, float]:
+    """Return a trained network and the processor seconds that its training took, from the folder `keep` if it is there.
 
-
-def _trained(name: str, reference: Path) -> TrainedSampler:
-    """The network of another system, trained now if it has not been."""
-    if name not in TRAINED:
-        system = SYSTEMS[name]
-        model, cell = place(system, reference)
-        network = {"kind": "physics", "sizes": system.sizes}
-        training = {**TRAINING, **system.training, "steps": system.steps}
-        TRAINED[name] = train(model, cell, *system.grid, network=network, training=training, seed=1)
-    return TRAINED[name]
+    Compiling happens in a short training before the clock starts: it is done once for all systems of a machine.
+    """
+    folder = None if keep is None else keep / f"{name}-{network['kind']}"
+    if folder is not None and (folder / "model.json").exists():
+        sampler = read_sampler(folder / "model.json", folder / "weights.safetensors", model, cell)
+        if sampler.settings["training"] == training and sampler.settings["network"] == network:
+            return sampler, json.loads((folder / "seconds.json").read_text())
+    start = None
+    if system.start is not None and network["kind"] == "physics":
+        source = SYSTEMS[system.start]
+        settings = {**TRAINING, **source.training, "steps": source.steps}
+        start, _ = trained(system.start, source, *place(source, reference), network, settings, reference, keep)
+    warm = {**training, "steps": 1, "pool_sweeps": min(training["pool_sweeps"], 2)}
+    train(model, cell, *system.grid, network=network, training=warm, seed=1, start=start)
+    before = time.process_time()
+    sampler = train(model, cell, *system.grid, network=network, training=training, seed=1, start=start)
+    spent = time.process_time() - before
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "seconds.json").write_text(json.dumps(spent))
+        write_sampler(sampler, *(folder / name for name in ("model.json", "weights.safetensors", "history.parquet")))
+    return sampler, spent
 
 
 def _steps_in(seconds: float, model, cell, system: System, network: dict, training: dict) -> int:
@@ -270,7 +306,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
     head = (
         "| system | network | steps | training, s | evaluations | draws | NESS q: min / 5 % / median | "
         "p: min / 5 % / median | lower: min / 5 % / median | > 0.1 | exact NESS: min / 5 % / median | "
-        "max error of log Z per site | symmetry R² |\n" + "|---" * 13 + "|"
+        "max error of log Z per site | of x at 250, 750 K | symmetry R² (with spin flip) |\n" + "|---" * 14 + "|"
     )
     lines = []
     for r in rows:
@@ -280,7 +316,8 @@ def table_of(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {r['system']} | {r['network']} | {r['steps']} | {r['train_s']:.0f} | {r['evaluations']:.1e} | "
             f"{r['draws']} | {' | '.join(sides)} | {100 * r['above_0.1']:.1f} % | {exact} | {error} | "
-            f"{r['symmetry_r2']:.5f} |"
+            f"{' / '.join(f'{v:.1e}' for v in r.get('x_errors', {}).values()) or '–'} | {r['symmetry_r2']:.5f}"
+            f"{'' if r.get('symmetry_r2_flipped') is None else ' ({:.5f})'.format(r['symmetry_r2_flipped'])} |"
         )
     return "\n".join([head, *lines])
 
@@ -308,6 +345,9 @@ def main() -> None:
     parser.add_argument(
         "--paper", nargs="+", choices=list(SYSTEMS), default=[], help="systems that the paper's network is run on too"
     )
+    parser.add_argument(
+        "--keep", type=Path, default=None, help="folder for trained networks, taken from there if found"
+    )
     parser.add_argument("--ground-states", action="store_true", help="only the ground states of Cu-Au 16")
     parser.add_argument("--write", action="store_true", help="put the rows into sampler.json and benchmarks/README.md")
     arguments = parser.parse_args()
@@ -325,7 +365,7 @@ def main() -> None:
             write(row)
 
     for name in arguments.systems:
-        measure(name, reference, arguments.steps, arguments.draws, name in arguments.paper, report)
+        measure(name, reference, arguments.steps, arguments.draws, name in arguments.paper, arguments.keep, report)
     print(table_of(rows))
 
 

@@ -38,6 +38,12 @@ def test_symmetries_keep_distances(repeat) -> None:
         assert np.allclose(distances[np.ix_(permutation, permutation)], distances, atol=1e-8)
 
 
+def test_random_operations_are_of_the_group_and_reach_all_of_it() -> None:
+    cell = Supercell(parent_lattice("square", 1.0, ["down", "up"]), [2, 3, 1])
+    drawn = np.unique(cell.random_permutations(400, np.random.default_rng(0)), axis=0)
+    assert np.array_equal(drawn, cell.symmetry_permutations())
+
+
 def test_square_lattice_is_two_dimensional() -> None:
     cell = Supercell(parent_lattice("square", 1.0, ["down", "up"]), [4, 4, 1])
     assert len(cell.point_permutations) == 8

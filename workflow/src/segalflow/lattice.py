@@ -286,6 +286,12 @@ class Supercell:
         combined = self.translations[:, self.point_permutations].reshape(-1, self.n_sites)
         return np.unique(combined, axis=0)
 
+    def random_permutations(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return `n` operations drawn evenly from `symmetry_permutations`, which large cells have no room to list."""
+        shift = self.translations[rng.integers(0, len(self.translations), n)]
+        point = self.point_permutations[rng.integers(0, len(self.point_permutations), n)]
+        return np.take_along_axis(shift, point, axis=1)
+
     def species_of(self, site: int) -> tuple[str, ...]:
         """Return the species allowed on a site."""
         return self.lattice.species[self.sites[site, 0]]

@@ -21,7 +21,7 @@ class BoundaryPoint:
     """One point of a phase boundary.
 
     Attributes:
-        criterion: which rule found it (``composition_jump``, ``alpha_shape``, ``heat_capacity``).
+        criterion: which rule found it (a key of `segalflow.phases.criteria.CRITERIA`).
         method: the sampler whose table it was read from.
         cell: name of the cell.
         boundary: number that tells separate boundary lines of one criterion and method apart.

@@ -38,6 +38,7 @@ CRITERION_LOOKS = {
     "critical_point": ("*", "", "critical point"),
     "ness_regions": ("h", ":", "low effective sample size"),
     "composition_difference": ("<", "--", "composition difference"),
+    "order_parameter": ("p", "-", "order parameter"),
 }
 _OTHER_LOOK = ("P", "-.")
 

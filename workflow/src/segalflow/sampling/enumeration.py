@@ -86,7 +86,7 @@ _LARGEST_EXPONENT = 0.02
 the heat capacity, and below 1e-15 in the weights."""
 
 
-def _blocks(model: SpinPolynomial, label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def blocks_of_states(model: SpinPolynomial, label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield energies and numbers of +1 spins of all states, 2^`_LOW_SITES` at a time."""
     n_sites, n_low = model.n_sites, min(_LOW_SITES, model.n_sites)
     high, low, coefficients = [], [], []
@@ -118,7 +118,7 @@ def _sum_states(model: SpinPolynomial, beta: np.ndarray) -> tuple[np.ndarray, np
         )
     moments = np.zeros((n_sites + 1, n_bins, _POWERS))
     start = lowest - width / 2
-    for energies, n_plus in _blocks(model, "exact sum"):
+    for energies, n_plus in blocks_of_states(model, "exact sum"):
         _add_moments(energies, n_plus, start, width, moments)
     log_weight, mean, variance = (np.empty((len(beta), n_sites + 1)) for _ in range(3))
     centre = (np.arange(n_bins) + 0.5) * width - width / 2  # relative to the lowest energy of the composition
@@ -144,7 +144,7 @@ def _extremes(model: SpinPolynomial) -> tuple[np.ndarray, np.ndarray]:
 def _floors(model: SpinPolynomial, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     size = model.n_sites + 1
     floor, highest, degeneracy = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size, dtype=np.int64)
-    for energies, n_plus in _blocks(model, "lowest states"):
+    for energies, n_plus in blocks_of_states(model, "lowest states"):
         _find_lowest(energies, n_plus, tolerance, floor, degeneracy, highest)
     return floor, degeneracy, highest
 

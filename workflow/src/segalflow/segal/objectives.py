@@ -79,13 +79,12 @@ class LikelihoodObjective:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.chains = make_chains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
-        self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = self.refreshes = 0
         # Twice the cross-entropy of guesses at even odds: only a network gone wrong stays above it.
         self.limit = 2 * np.log(2) * run.sampler.n_sites
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
-        self.spins = self.fields = self.kept = self.kept_fields = None
+        self.spins = self.fields = self.past = self.kept = self.kept_fields = None
 
     def prepare(self) -> None:
         """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
@@ -157,12 +156,14 @@ class LikelihoodObjective:
         replayed = np.flatnonzero(run.rng.random(len(spins)) < REPLAYED)
         which = run.rng.integers(0, len(self.kept), len(replayed))
         spins[replayed], fields[replayed] = self.kept[which, replayed], self.kept_fields[which, replayed]
-        moved = self.operations[run.rng.integers(0, len(self.operations), len(spins))]
+        moved = run.sampler.cell.random_permutations(len(spins), run.rng)
         rows = np.arange(len(spins))[:, None]
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
-        order = run.rng.permutation(visited_conditions(self.run, self.divergence))
+        order = run.rng.permutation(visited_conditions(run, self.divergence))
+        # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
+        self.past = evaluate_past_fields(run.sampler.fields, self.spins)
         run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
 
     def step(self) -> None:
@@ -177,7 +178,7 @@ class LikelihoodObjective:
         loss = fused_or_autograd(run.network)(
             run.network,
             spins,
-            evaluate_past_fields(run.sampler.fields, spins),
+            self.past[chosen],
             label,
             beta,
             mu,

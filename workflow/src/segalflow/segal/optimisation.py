@@ -21,6 +21,8 @@ from segalflow.provenance import code_fingerprint, content_hash
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
+NESS_SITES = 24_000
+"""Sites of the conditions at which it is measured: all of 48 up to 500 sites, fewer on larger cells."""
 DIVERGED = 100
 """Steps in a row with a loss above the objective's `limit` after which training stops."""
 
@@ -57,7 +59,9 @@ class TrainingRun:
         self.shape, self.temperature, self.delta_mu = sampler.conditions()
         self.beta = 1.0 / (sampler.model.boltzmann * self.temperature)
         self.condition = torch.from_numpy(sampler.domain.encode(self.temperature, self.delta_mu))
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98))
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98), fused=True
+        )
         self.shown = math.nan  # the last loss
         self.queue: list[np.ndarray] = []  # conditions still to be visited in this round
 
@@ -90,7 +94,8 @@ class TrainingRun:
 
     def measure_ness(self) -> float:
         """Median over a spread of conditions of the effective sample size of `NESS_DRAWS` draws."""
-        chosen = np.linspace(0, len(self.temperature) - 1, min(48, len(self.temperature))).astype(int)
+        n_conditions = min(48, max(8, NESS_SITES // self.sampler.model.n_sites), len(self.temperature))
+        chosen = np.linspace(0, len(self.temperature) - 1, n_conditions).astype(int)
         t, m = np.repeat(self.temperature[chosen], NESS_DRAWS), np.repeat(self.delta_mu[chosen], NESS_DRAWS, axis=0)
         spins, log_p, energy = self.sampler.sample(t, m, self.seed())
         self.evaluations += len(spins)

@@ -34,7 +34,6 @@ class SpeciesLikelihood:
             )
         self.model, self.potentials = model, run.sampler.potentials
         self.chains = SpeciesChains(model, self.potentials, run.temperature, run.delta_mu, run.seed())
-        self.operations = run.sampler.cell.symmetry_permutations()
         self.rounds = self.refreshes = 0
         self.divergence = np.ones(len(run.temperature))
         self.limit = 2 * float(np.log(model.n_species).sum())
@@ -93,7 +92,7 @@ class SpeciesLikelihood:
         occupations[replayed] = self.kept[run.rng.integers(0, len(self.kept), len(replayed)), replayed]
         labels = heat_bath(self.model, self.potentials, occupations, run.beta, run.delta_mu).astype(np.float32)
         run.evaluations += occupations.size
-        moved = self.operations[run.rng.integers(0, len(self.operations), len(occupations))]
+        moved = run.sampler.cell.random_permutations(len(occupations), run.rng)
         rows = np.arange(len(occupations))[:, None]
         self.occupations, self.labels = np.empty_like(occupations), np.empty_like(labels)
         self.occupations[rows, moved] = occupations

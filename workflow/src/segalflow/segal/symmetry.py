@@ -64,9 +64,7 @@ def check_symmetry(
     rng = np.random.default_rng([seed, 1])
     t, mu = (np.repeat(a.ravel(), draws) for a in np.meshgrid(temperature, delta_mu, indexing="ij"))
     spins, log_q, energy = sampler.sample(t, mu, seed)
-    operations = sampler.cell.symmetry_permutations()
-    chosen = operations[rng.integers(0, len(operations), len(spins))]
-    images = np.take_along_axis(spins, chosen, axis=1)
+    images = np.take_along_axis(spins, sampler.cell.random_permutations(len(spins), rng), axis=1)
     flipped = np.zeros(len(spins), dtype=bool)
     if flip_at is not None:
         there = np.flatnonzero(np.isclose(mu, flip_at, rtol=0, atol=1e-9))

@@ -223,7 +223,7 @@ def free_energy_of_samples(
         found.energy,
         found.energy_variance,
         pool.boltzmann,
-        _source(table),
+        describe_source(table),
     )
 
 
@@ -241,7 +241,7 @@ def free_energy_of_table(table: xr.Dataset, replicates: int = 100, seed: int = 0
     for needed in ("composition_log_weight", "log_z"):
         if needed not in table:
             raise BoundaryError(f"free energy: the {name} has no '{needed}', so it does not resolve composition")
-    source = _source(table)
+    source = describe_source(table)
     known = (table["reliable"].values > 0.5).any(axis=1)
     if not known.any():
         raise UnresolvedError(f"free energy: the {name} has no reliable condition")
@@ -292,13 +292,13 @@ def compute_free_energy(
     except UnresolvedError as error:
         temperature, delta_mu = (table[k].values.astype(float) for k in ("temperature", "delta_mu"))
         unknown = np.full((len(temperature), int(table.attrs["n_sites"]) + 1), -np.inf)
-        source = {**_source(table), "refused": str(error)}
+        source = {**describe_source(table), "refused": str(error)}
         none = np.zeros((0, *unknown.shape))
         return FreeEnergy(temperature, delta_mu, unknown, none, None, None, boltzmann_of(table), source)
 
 
-def _source(table: xr.Dataset) -> dict[str, Any]:
-    """What a free energy says about the table it is from."""
+def describe_source(table: xr.Dataset) -> dict[str, Any]:
+    """Return what a free energy says about the table it is from: plain attributes."""
     kept = ("method", "cell", "energy_unit", "reference", "chemical_potential_reference", "model_sha256")
     found = {key: table.attrs[key] for key in kept if key in table.attrs}
     unreliable = int(((table["reliable"].values < 0.5) & sampled_conditions(table)).sum())
