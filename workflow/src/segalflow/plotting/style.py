@@ -159,6 +159,7 @@ def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> list[Pa
         for path in paths[:2]:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], metadata=metadata[path.suffix])
+            figure.set_layout_engine("none")  # the axes stay where the first file has them: finding places is slow
     write_table(paths[2], data)
     return paths
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.sampling.statistics import jackknife_error
+
+if TYPE_CHECKING:  # compiled, and most readers of tables have no model
+    from segalflow.energy.polynomial import SpinPolynomial
 
 Estimate = Callable[[np.ndarray], dict[str, np.ndarray]]
 
