@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.energy.potentials import ExchangePotentials, grid_conditions
 from segalflow.energy.replica_pool import exchange_run

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from segalflow.compilation import numba
 from segalflow.energy.site_functions import SiteFunctionModel
 
 LANES = 64
