@@ -23,7 +23,7 @@ SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "plot_learning_curve", "build_cell", "choose_grid", *SAMPLERS}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
 AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
-DATASET = {"build_dataset", *FIT}
+DATASET = {"build_dataset", "plot_missing", *FIT}
 
 
 def put(*keys_and_value):

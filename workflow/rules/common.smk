@@ -77,11 +77,11 @@ def block(*keys):
 
 
 def calculation(wildcards):
-    """Settings of one calculation, without those that concern only the dataset."""
+    """Settings of one calculation, without those that concern only the dataset or the convergence study."""
     return {
         k: v
         for k, v in CONFIG["calculations"][wildcards.calculation].items()
-        if k != "minimum_fraction"
+        if k not in ("minimum_fraction", "convergence")
     }
 
 
