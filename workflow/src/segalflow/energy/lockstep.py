@@ -322,10 +322,11 @@ def exchange_grid(
         return first, second, np.zeros(0, bool)
     energy, n_plus = chains.energies(), chains.n_plus()
     beta = 1.0 / (chains.model.boltzmann * chains.temperature)
-    pull = beta * chains.delta_mu
-    log_ratio = (beta[first] - beta[second]) * (energy[first] - energy[second]) - (pull[first] - pull[second]) * (
-        n_plus[first] - n_plus[second]
-    )
+    # One column an exchange of species; a binary has one.
+    n_plus, delta_mu = (values.reshape(chains.n_chains, -1) for values in (n_plus, chains.delta_mu))
+    pull = beta[:, None] * delta_mu
+    log_ratio = (beta[first] - beta[second]) * (energy[first] - energy[second])
+    log_ratio = log_ratio - ((pull[first] - pull[second]) * (n_plus[first] - n_plus[second])).sum(axis=1)
     taken = np.log(1.0 - rng.random(len(first))) < log_ratio
     chains.swap(first[taken], second[taken])
     return first, second, taken
