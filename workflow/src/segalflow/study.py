@@ -23,7 +23,9 @@ from segalflow.units import BOLTZMANN_EV_PER_K
 REFINERS = ("composition_jump", "common_tangent", "equal_weight")
 """Criteria whose points can be refined (`segalflow.phases.refinement.REFINERS`, which needs the whole analysis)."""
 
-CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau")
+CELL_OVERRIDES = (
+    "grid", "segal", "snis", "metropolis", "tempering", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau",
+)  # fmt: skip
 
 
 def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:
