@@ -317,7 +317,6 @@ def plot_training(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, history[["step", *panels]].copy()
 
 
-@figure_function
 def _judging_pairs(comparison: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return (cell, method, method) of all pairs that hold the method by which a cell's others are judged."""
     pairs = comparison[["cell", "method_a", "method_b"]].drop_duplicates()
@@ -328,6 +327,7 @@ def _judging_pairs(comparison: pd.DataFrame) -> list[tuple[str, str, str]]:
     return [row for rows in chosen for row in rows.itertuples(index=False, name=None)]
 
 
+@figure_function
 def plot_comparison(comparison: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Plot z-scores by pair of methods (rows of panels) and variable (columns) against the unit normal distribution.
 
