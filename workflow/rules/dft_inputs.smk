@@ -38,6 +38,15 @@ def dataset_rejects(wildcards):
     return of_this("rejects.csv")(wildcards) if made_before(wildcards) else []
 
 
+def pool_of_ingestion(wildcards):
+    """The enumerated pool, beside which an ingestion that takes what it finds has gaps."""
+    return (
+        results("structures/manifest.csv")
+        if way(wildcards) in ("ingest", "database")
+        else []
+    )
+
+
 def written(path):
     """A file on the inputs that the workflow wrote, where it is the one that writes them."""
     return lambda wildcards: (

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.interpolate import RegularGridInterpolator
-from scipy.signal import find_peaks
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.composition_jump import DEFAULTS as JUMPS
@@ -102,6 +100,8 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
     capacity = np.asarray(table["heat_capacity"], dtype=float)
     stderr = np.nan_to_num(np.asarray(table["heat_capacity_stderr"], dtype=float))
     usable = grid.usable & np.isfinite(capacity)
+    from scipy.signal import find_peaks  # slow to import: the other criteria do without
+
     rng = np.random.default_rng(int(options["seed"]))
     cut: list[float] = []
     found: list[tuple[int, float, float, int]] = []
@@ -183,7 +183,8 @@ def _add_points(
     options: Mapping[str, Any],
     findings: Findings,
 ) -> None:
-    from scipy.stats import norm
+    from scipy.interpolate import RegularGridInterpolator
+    from scipy.special import ndtri
 
     # Unreliable compositions are bridged along delta_mu before interpolating.
     x, x_stderr = grid.x.copy(), grid.x_stderr.copy()
@@ -195,7 +196,7 @@ def _add_points(
     axes = (grid.temperature, grid.delta_mu)
     composition = RegularGridInterpolator(axes, x)
     composition_error = RegularGridInterpolator(axes, x_stderr)
-    factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+    factor = float(ndtri(0.5 + options["confidence"] / 2))
     reach = 2 * float(np.max(np.diff(grid.temperature)))
     last: dict[int, tuple[int, float]] = {}
     members: dict[int, int] = {}

@@ -16,11 +16,10 @@ from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
-from segalflow.provenance import code_fingerprint, content_hash
 from segalflow.segal.features import ConditionRange, past_fields, with_colder
 from segalflow.segal.network import build_network
 from segalflow.segal.objectives import OBJECTIVES
-from segalflow.segal.optimisation import TrainingRun, optimise
+from segalflow.segal.optimisation import TrainingRun, checkpoint_of, optimise
 from segalflow.segal.resources import MEMORY_MB, choose_device
 from segalflow.segal.sampler import TrainedSampler
 from segalflow.segal.transfer import transfer_weights, weights_hash
@@ -93,9 +92,7 @@ def train(
     sampler = TrainedSampler(model, cell, built.to(place), tables, domain, grid, settings)
     sampler.memory_mb, sampler.extrapolate = memory_mb, extrapolate
     run = TrainingRun(sampler, training, seed)
-    # The code counts too: a checkpoint of an older version of this module is not continued by a newer one.
-    inputs = [model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist(), code_fingerprint(__file__)]
-    fingerprint = content_hash(inputs)
-    checkpoint = None if work is None else Path(work) / f"checkpoint-{fingerprint[:12]}.safetensors"
+    inputs = (model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist())
+    checkpoint = checkpoint_of(work, __file__, *inputs)
     sampler.history = optimise(run, OBJECTIVES[training["objective"]](run), checkpoint)
     return sampler

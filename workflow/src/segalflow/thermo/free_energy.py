@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.special import gammaln, logsumexp
 
 from segalflow.artefacts import read_dataset, write_dataset
@@ -24,7 +23,6 @@ from segalflow.errors import BoundaryError
 from segalflow.sampling.composition import observables_by_composition
 from segalflow.thermo.comparison import boltzmann_of
 from segalflow.thermo.pooling import SamplePool, UnresolvedError, pool_samples
-from segalflow.thermo.reweighting import Mbar
 
 SCHEMA = "segalflow.free_energy/1"
 
@@ -108,6 +106,9 @@ class FreeEnergy:
             value[:] = self.log_weight[0]
             energy, variance = self.energy, self.energy_variance
         else:
+            # Slow to import, and most readers of free energies interpolate nothing.
+            from scipy.interpolate import CubicHermiteSpline, CubicSpline
+
             curve = self.log_weight[::-1, known]
             if self.energy is not None:
                 slope = -self.energy[::-1, known]
@@ -214,6 +215,8 @@ def free_energy_of_samples(
     """
     own = table["temperature"].values.astype(float)
     temperature = own if temperature is None else np.asarray(temperature, dtype=float)
+    from segalflow.thermo.reweighting import Mbar  # compiled: only what has samples pays for it
+
     found = Mbar(pool).reweight(1.0 / (pool.boltzmann * temperature), replicates, seed)
     return FreeEnergy(
         temperature,
