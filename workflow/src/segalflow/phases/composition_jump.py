@@ -184,8 +184,8 @@ def _describe_line(
     upper = float(grid.temperature[last_row + 1])
     if not grid.closed(last_row + 1, left, right, options["ratio"]):
         findings.notes.append(
-            f"{name}: at {upper:g} the composition still leaps there in a step that is no clean jump (steps of delta_mu "
-            "too wide, or unreliable conditions), so its top is not known."
+            f"{name}: at {upper:g} the composition still leaps there in a step that is no clean jump (steps of "
+            "delta_mu too wide, or unreliable conditions), so its top is not known."
         )
         return
     middle = (left + right) / 2
