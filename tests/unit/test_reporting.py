@@ -101,10 +101,7 @@ def test_states_below_the_hull_are_said() -> None:
     )
     section = Section("fit")
     add_found_states(section, states)
-    assert (
-        "puts 1 state(s) that were not calculated below the hull of the data, the lowest by 3.40"
-        in (section.warnings[0])
-    )
+    assert "puts 1 state(s) that are not in the data below their hull, the lowest by 3.40" in (section.warnings[0])
     assert "(Cu3Au D0_22, 4 atoms, standard error of its energy 2.1 meV/atom)" in section.warnings[0]
     assert section.tables[0].rows == [["Cu3Au D0_22", "4", "0.250", "-12.30", "3.40", "annealing 4x4x4"]]
     # One that only ties with the hull, or was calculated, is none.
