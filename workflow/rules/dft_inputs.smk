@@ -76,6 +76,8 @@ def existing_runs(wildcards):
 
 
 def local_database(wildcards):
-    """Local files of a database (a URL is fetched by its job)."""
+    """Local files of a database (a URL is fetched by its job, where there is no local file)."""
     database = CONFIG["calculations"][wildcards.calculation]["database"]
-    return [database[key] for key in ("path", "structures") if database.get(key)]
+    path = database.get("path")
+    kept = path and (Path(path).exists() or not database.get("url"))
+    return [*([path] if kept else []), *filter(None, [database.get("structures")])]

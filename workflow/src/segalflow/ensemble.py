@@ -106,6 +106,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
     ),
 }
 
+LEFT_OUT = "log_weight_left_out"
+"""Name of the optional variable of `with_walkers`."""
+
 REQUIRED = ("composition", "energy", "heat_capacity", "susceptibility", "n_samples", "energy_evaluations", "reliable")
 
 COUNTS = ("n_samples", "energy_evaluations", "full_energy_evaluations", "reliable", "repaired")
@@ -188,6 +191,18 @@ def ensemble_table(
         )
     attrs = {"schema": SCHEMA, "method": method, "energy_unit": energy_unit, **attributes}
     return xr.Dataset(data, coords=coordinates, attrs=attrs)
+
+
+def with_walkers(table: xr.Dataset, log_weight: np.ndarray) -> xr.Dataset:
+    """Return a table that also holds how its weights by composition scatter over independent walkers.
+
+    Args:
+        table: an ensemble table that resolves composition.
+        log_weight: ``log sum exp(-U/kT)`` by composition, up to a constant, with one walker left out, shape
+            (n_temperatures, n_walkers, n_sites + 1); NaN where nothing is known.
+    """
+    meaning = {"units": "1", "long_name": "logarithm of sum exp(-U/kT) at a composition with one walker left out"}
+    return table.assign({LEFT_OUT: (("temperature", "walker", "n_atoms"), log_weight, meaning)})
 
 
 def _axes(delta_mu: np.ndarray | Mapping[str, np.ndarray], species: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:

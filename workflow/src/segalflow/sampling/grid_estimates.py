@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from segalflow.sampling.convexity import below_bounds
 from segalflow.sampling.statistics import (
     autocorrelation_time,
     bennett_ratio,
@@ -110,6 +111,15 @@ def grid_estimates(
     reliable = agree & (independent >= MIN_INDEPENDENT) & (length >= MIN_BLOCK_LENGTH * tau)
 
     log_z, log_z_error = _log_partition(n_sites, beta, grand, n_blocks, correction)
+    missed = below_bounds(
+        beta, delta_mu, log_z, log_z_error, n_sites * pooled["energy"], n_sites * errors["energy"],
+        n_sites * pooled["composition"], n_sites * errors["composition"], reliable,
+    )  # fmt: skip
+    # Decorations pass between neighbouring temperatures, so those beside one that misses a phase lack it too, where it
+    # holds too little weight yet for a bound to tell.
+    missed[1:] |= missed[:-1].copy()
+    missed[:-1] |= missed[1:].copy()
+    reliable &= ~missed
     b = np.where(beta > 0, beta, np.nan)[:, None]
     x, dx = pooled["composition"], errors["composition"]
     result = {

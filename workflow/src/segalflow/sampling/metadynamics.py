@@ -17,7 +17,7 @@ import xarray as xr
 
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial
-from segalflow.ensemble import ensemble_table
+from segalflow.ensemble import ensemble_table, with_walkers
 from segalflow.errors import SamplingError, suggest
 from segalflow.progress import bar
 from segalflow.sampling.composition import (
@@ -152,7 +152,7 @@ def sample_metadynamics(
         return np.broadcast_to(np.atleast_1d(np.asarray(by_temperature, float))[:, None], grid).copy()
 
     spent = chains.energy_evaluations / (n_t * len(delta_mu))
-    return ensemble_table(
+    table = ensemble_table(
         "metadynamics",
         temperature,
         delta_mu,
@@ -178,6 +178,9 @@ def sample_metadynamics(
         },
         model.energy_unit,
     )
+    with np.errstate(divide="ignore"):
+        left_out = np.log(total[:, None] - visits) + bias[:, None]
+    return with_walkers(table, np.where(np.isfinite(left_out), left_out, np.nan))
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class LikelihoodObjective:
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
+        self.spins, self.fields = run.sampler.placed(self.spins), run.sampler.placed(self.fields)
         order = run.rng.permutation(visited_conditions(run, self.divergence))
         # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
         self.past = evaluate_past_fields(run.sampler.fields, self.spins)
@@ -273,6 +274,7 @@ class ReverseObjective:
         run.evaluations += len(spins)
         free = log_p + run.sampler.reduced_energy(spins, energy, temperature, mu)
         advantage = centred_advantage(free.reshape(n, self.draws))
+        spins = run.sampler.placed(spins)
         signs, weight = (torch.from_numpy(a.astype(np.float32)).to(device_of(run.network)) for a in (spins, advantage))
 
         def work(part: slice) -> None:

@@ -59,6 +59,8 @@ def train_species(
             f"segal.training.objective: '{name}' is none for the network '{network['kind']}', expected one of "
             f"{', '.join(SPECIES_OBJECTIVES)}{suggest(name, SPECIES_OBJECTIVES)}"
         )
+    if network.get("order", "raster") != "raster":
+        raise TrainingError(f"segal.network.order: '{network['kind']}' places sites in the order 'raster' only")
     torch.set_num_threads(1)  # the sums' order, and so the bytes of the result, must not depend on the machine's cores
     temperature = with_colder(temperature, training["colder"])
     axes = tuple(np.asarray(axis, dtype=float) for axis in delta_mu)
