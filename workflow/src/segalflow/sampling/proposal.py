@@ -9,11 +9,22 @@ import numpy as np
 from segalflow.samples import pack_spins
 from segalflow.segal.sampler import TrainedSampler
 
+SMALL_CELL = 32
+"""Sites up to which the defensive component is two rows above.
 
-def hotter_temperature(temperature: np.ndarray, t: int) -> float:
-    """Return the temperature of the defensive component: the next one, or one step above the highest."""
+On 16 sites frozen into an ordered phase the rare excitations are states that a network has met a few times at most; it
+takes them for impossible, and so does the network one row above. Exact NESS of Cu-Au 16 at 200 to 300 K: 0.07 to 0.5
+with one row, 0.95 to 0.99 with two. On cells of 100 sites and more draws from two rows above do not overlap any more.
+"""
+
+
+def hotter_temperature(temperature: np.ndarray, t: int, n_sites: int) -> float:
+    """Return the temperature of the defensive component: one row above, two on a `SMALL_CELL`.
+
+    Where the grid ends before, it is one step above the highest temperature, or the highest itself.
+    """
     if t + 1 < len(temperature):
-        return float(temperature[t + 1])
+        return float(temperature[min(t + (2 if n_sites <= SMALL_CELL else 1), len(temperature) - 1)])
     return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
 
 
