@@ -82,11 +82,13 @@ SYSTEMS = {
     "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, precise={None: 20000}),
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000),
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000),
-    "cuau-256": System("cuau", (8, 8, 4), CUAU, 11000, WIDE),
+    "cuau-256": System("cuau", (8, 8, 4), CUAU, 18000, WIDE),
     "cuau-512": System("cuau", (8, 8, 8), CUAU, 11000, WIDE, LARGE),
     "cuau-1000": System("cuau", (10, 10, 10), CUAU, 9500, WIDE, LARGE),
     "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
-    "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000, precise={None: 10000, 750.0: 200000}),
+    "agpd-27": System(
+        "agpd", (3, 3, 3), AGPD, 12000, sweep={"symmetrise_below": 0.9}, precise={None: 4000, 750.0: 100000}
+    ),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000),
     "agpd-125-long": System("agpd", (5, 5, 5), AGPD, 45000),
 }
