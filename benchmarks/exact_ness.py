@@ -85,7 +85,7 @@ def exact_ness(
         moved = MixtureProposal(sampler, own, hotter, share, operations)
         for m, mu in enumerate(delta_mu):
             found[t, m], here = _ness(plain, levels, mu, rng, known[m])
-            known[m] = {k: v for k, v in known[m].items() if k in temperature[t : t + 2]} | here
+            known[m] = {k: v for k, v in known[m].items() if k <= hotter} | here
             if found[t, m] < symmetrise_below:
                 found[t, m], _ = _ness(moved, levels, mu, rng, {})
     return found

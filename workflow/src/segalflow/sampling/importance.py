@@ -1,7 +1,7 @@
 """Self-normalised importance sampling (SNIS) over a grid with a trained SEGAL network.
 
 The proposal at each condition is a mixture: most draws come from the network at the condition itself, a defensive share
-from the network one or two temperatures above, which is broader. Both densities are exact, so the weights
+from the network at a higher temperature, which is broader. Both densities are exact, so the weights
 ``p / q_mixture`` (balance heuristic) are too, and a state the colder network has nearly forgotten cannot carry an
 unbounded weight.
 
@@ -78,8 +78,8 @@ def sample_importance(
         delta_mu: increasing, eV (or J), shape (n_delta_mu,), inside the trained domain.
         seed: seed of all draws.
         samples_per_condition: draws at each condition.
-        defensive_fraction: share of the draws made one row of the grid above, two on small cells (`hotter_temperature`;
-            at the highest temperature: as far above it as the one below is below).
+        defensive_fraction: share of the draws made one row of the grid above, further on small cells
+            (`hotter_temperature`; at the highest temperature: as far above it as the one below is below).
         ess_floor: effective samples, of the q side and of the p side, below which a condition is marked unreliable; one
             under the floor on the q side first gets more draws.
         max_factor: a repair stops at this many times `samples_per_condition`.
