@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import brentq, fsolve
+from scipy.special import gammaln, logsumexp
 
 from segalflow.ensemble import ensemble_table
-from segalflow.samples import sample_set
+from segalflow.samples import pack_spins, sample_set
 from segalflow.thermo.free_energy import log_binomial
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
@@ -179,3 +180,40 @@ def sub_regular_critical_point(omega, skew):
     spinodal = -x * (1 - x) * (-2 * omega + skew * (6 - 12 * x)) / KB
     k = int(np.argmax(spinodal))
     return float(x[k]), float(spinodal[k])
+
+
+def two_sublattice_sweep(image, w, temperature, delta_mu, samples, seed):
+    """Independent samples of a two-sublattice ordering model with a known line, and their table.
+
+    ``u = -w delta^2`` a site for compositions x + delta and x - delta of the sublattices, those of a two-sublattice
+    ordering `image` (+-1 a site). Mean field: kT = 2 w x (1 - x) where the transition is continuous, which it is for
+    x (1 - x) > 1/6; below kT = w / 3 it is of first order.
+    """
+    sublattices = [np.flatnonzero(image > 0), np.flatnonzero(image < 0)]
+    n_sites, half = len(image), len(image) // 2
+    a, b = np.meshgrid(np.arange(half + 1), np.arange(half + 1), indexing="ij")
+    energy, n_atoms = -w * n_sites * ((a - b) / n_sites) ** 2, a + b
+    ways = 2 * gammaln(half + 1) - sum(gammaln(k + 1) + gammaln(half - k + 1) for k in (a, b))
+    rng = np.random.default_rng(seed)
+    shape = (len(temperature), len(delta_mu), samples)
+    spins, drawn = -np.ones((*shape, n_sites), np.int8), np.zeros(shape, int)
+    log_z, x = np.zeros(shape[:2]), np.zeros(shape[:2])
+    for t, kelvin in enumerate(temperature):
+        for m, mu in enumerate(delta_mu):
+            log_p = ways - (energy - mu * n_atoms) / (KB * kelvin)
+            log_z[t, m] = logsumexp(log_p)
+            p = np.exp(log_p - log_z[t, m]).ravel()
+            x[t, m] = p @ n_atoms.ravel() / n_sites
+            drawn[t, m] = rng.choice(p.size, samples, p=p / p.sum())
+            for sites, count in zip(sublattices, np.unravel_index(drawn[t, m], a.shape), strict=True):
+                order = rng.random((samples, half)).argsort(1).argsort(1)
+                spins[t, m][:, sites] = np.where(order < count[:, None], 1, -1)
+    source = {"n_sites": n_sites, "cell": "two", "reference": "test"}
+    axes = (np.asarray(temperature, float), np.asarray(delta_mu, float), ("Cu", "Zn"))
+    variables = {"occupation": pack_spins(spins), "energy": energy.ravel()[drawn], "n_atoms": n_atoms.ravel()[drawn]}
+    variables |= {"log_weight": np.zeros(shape), "log_mean_weight": log_z}
+    zero = np.zeros(x.shape)
+    table = {"composition": np.stack([1 - x, x], axis=-1), "composition_stderr": np.zeros((*x.shape, 2))}
+    table |= {name + end: zero for name in ("energy", "heat_capacity", "susceptibility") for end in ("", "_stderr")}
+    table |= {"n_samples": zero + samples, "energy_evaluations": zero + samples, "reliable": zero + 1}
+    return sample_set("snis", *axes, variables, source), ensemble_table("snis", *axes, table, source)

@@ -10,7 +10,17 @@ from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell, parent_lattice
 from segalflow.plotting.phases import plot_phases
 from segalflow.samples import pack_spins, sample_set
-from segalflow.thermo.order_parameters import SOLUTION, label_phases, order_parameters, reference_images, references_of
+from segalflow.thermo.order_parameters import (
+    SOLUTION,
+    classify,
+    label_phases,
+    order_parameters,
+    order_thresholds,
+    reference_images,
+    references_of,
+    squared_order,
+)
+from segalflow.thermo.short_range_order import correlation_table, neighbour_shells, star_of
 
 LATTICE = parent_lattice("fcc", 4.0, ["Cu", "Au"])
 CELL = Supercell(LATTICE, [4, 4, 4])
@@ -64,6 +74,53 @@ def test_without_order_it_is_small(references) -> None:
     spins = 2 * (rng.random((500, CELL.n_sites)) < 0.25).astype(np.int8) - 1
     assert np.quantile(order_parameters(spins, references["Cu3Au L1_2"]), 0.99) < 0.5
     assert order_parameters(np.ones((1, CELL.n_sites)), references["CuAu L1_0"]) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("repeat", "least"), [([2, 2, 4], 0.7), ([4, 4, 4], 0.5)])
+def test_random_decorations_hardly_ever_pass_for_ordered(repeat, least) -> None:
+    cell = Supercell(LATTICE, repeat)
+    found = references_of([L1_2, L1_0], cell)
+    rng = np.random.default_rng(4)
+    order = rng.random((4000, cell.n_sites)).argsort(axis=1).argsort(axis=1)
+    for x in (0.25, 0.5, 0.75):
+        phase, _ = classify(2 * (order < x * cell.n_sites).astype(np.int8) - 1, found)
+        assert np.mean(phase >= 0) < 0.08
+    assert order_thresholds(found["CuAu L1_0"])[cell.n_sites // 2] >= least - 1e-4
+    # The perfect order always passes.
+    for k, images in enumerate(found.values()):
+        assert (classify(images, found)[0] == k).all()
+
+
+def test_squared_order_is_one_in_the_reference_and_small_without(references) -> None:
+    for images in references.values():
+        assert squared_order(images, images) == pytest.approx(1.0)
+    rng = np.random.default_rng(5)
+    random = 2 * (rng.random((300, CELL.n_sites)) < 0.5).astype(np.int8) - 1
+    # Three waves of random phases, each of n/n^2 of the whole.
+    assert squared_order(random, references["CuAu L1_0"]).mean() == pytest.approx(3 / CELL.n_sites, rel=0.2)
+
+
+def test_short_range_order_and_structure_factors() -> None:
+    shells = neighbour_shells(CELL, 3)
+    assert [count[0].sum() for _, count in shells] == [12, 6, 24]
+    assert [d for d, _ in shells] == pytest.approx(4.0 * np.sqrt([0.5, 1, 1.5]), abs=1e-3)
+    images = references_of([L1_2], CELL)["Cu3Au L1_2"]
+    rng = np.random.default_rng(6)
+    random = np.where(rng.random((4, CELL.n_sites)).argsort(1).argsort(1) < 16, 1, -1)
+    table = correlation_table(samples_of([images, random], np.ones((2, 4))), CELL, 2, [[1, 0, 0], [0.3, 0, 0]])
+    ordered, disordered = table.iloc[0], table.iloc[1]
+    assert ordered["composition"] == disordered["composition"] == 0.25
+    # In L1_2 no neighbour of a minority atom is of its kind, and all second ones are: 1 - 1 / (3/4) = -1/3, and 1.
+    assert ordered[["alpha_1", "alpha_2"]].tolist() == pytest.approx([-1 / 3, 1.0])
+    assert ordered["S(1,0,0)"] == pytest.approx(CELL.n_sites / 3)
+    assert abs(disordered["alpha_1"]) < 0.15
+    assert disordered["S(1,0,0)"] < 5
+    assert not [name for name in table if name.startswith("S(0.3")]  # does not fit into the cell
+    assert len(star_of([1, 0, 0], CELL)) == 6
+    with pytest.raises(SamplingError, match="no equivalent of it fits"):
+        star_of([0.3, 0, 0], CELL)
+    with pytest.raises(SamplingError, match="the samples have 64 sites, the cell has 16"):
+        correlation_table(samples_of([images], np.ones((1, 4))), Supercell(LATTICE, [2, 2, 4]))
 
 
 def samples_of(conditions, weights):

@@ -8,7 +8,7 @@ from model_alloys import regular_solution_table
 from segalflow.errors import BoundaryError
 from segalflow.phases.boundaries import COLUMNS, read_boundaries, write_boundaries
 from segalflow.phases.composition_jump import fit_line, fit_stderr
-from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, find_boundaries
+from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, FROM_PHASE_WEIGHTS, find_boundaries
 from segalflow.phases.grid import track_lines
 from segalflow.phases.heat_capacity import parabola_vertex, sharpness
 from segalflow.phases.naming import SOLUTION, name_phases
@@ -16,7 +16,7 @@ from segalflow.thermo.jumps import find_jumps
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
 # Loops of a scan come from its branches, which no other table has: tests/physics/test_hysteresis.py.
-FROM_TABLES = sorted(set(CRITERIA) - set(FROM_FREE_ENERGY) - {"hysteresis"})
+FROM_TABLES = sorted(set(CRITERIA) - {*FROM_FREE_ENERGY, *FROM_PHASE_WEIGHTS, "hysteresis"})
 OMEGA = 2 * KB * 700
 TEMPERATURE = np.linspace(300, 1000, 8)
 DELTA_MU = np.linspace(-0.12, 0.12, 25)

@@ -13,17 +13,24 @@ BOUNDARIES = {"find_boundaries", "merge_boundaries", "find_invariants", "check_c
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
-LABELS = {"label_phases", "plot_phases"}
+LABELS = {"label_phases", "plot_phases", *BOUNDARIES}
 CALPHAD = {"export_tdb", "write_summary"}  # of the first method with samples, SNIS in the tiny study
 SNIS = {"sample_snis", "export_tdb", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
-CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan"}
+CHAINS = {
+    "sample_metropolis",
+    "sample_tempering",
+    "sample_metadynamics",
+    "sample_canonical",
+    "sample_vcsgc",
+    "sample_scan",
+}
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "plot_learning_curve", "build_cell", "choose_grid", *SAMPLERS}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
 AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
-DATASET = {"build_dataset", *FIT}
+DATASET = {"build_dataset", "plot_missing", *FIT}
 
 
 def put(*keys_and_value):
@@ -45,7 +52,7 @@ CONFIG_EDITS = {
     ),
     "free-energy replicates": (
         put("free_energy", "replicates", 40),
-        {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
+        {"compute_model_errors", *CALPHAD, *FREE_ENERGIES, *LABELS},
     ),
     "refinement": (put("refinement", "cells", ["main"]), {*REFINEMENT, *AFTER_REFINEMENT}),
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
@@ -66,8 +73,10 @@ MODULE_EDITS = {
     "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors"},
     "phases/calphad.py": CALPHAD,
-    "thermo/order_parameters.py": {*LABELS, *CALPHAD},
-    "thermo/reweighting.py": {"compute_model_errors", *CALPHAD, *FREE_ENERGIES},
+    "phases/order_disorder.py": {"plot_tangents", *BOUNDARIES},
+    "thermo/order_parameters.py": {"plot_tangents", *LABELS, *CALPHAD},
+    "thermo/short_range_order.py": {*LABELS, *CALPHAD},
+    "thermo/reweighting.py": {"compute_model_errors", *CALPHAD, *FREE_ENERGIES, *LABELS},
     "phases/refinement.py": set(),
     "sampling/refined.py": set(),
     "expansion/fit.py": FIT,
@@ -77,7 +86,7 @@ MODULE_EDITS = {
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": DIAGRAMS,
     "plotting/free_energy.py": {"plot_tangents"},
-    "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES},
+    "thermo/comparison.py": {"compute_model_errors", *CALPHAD, *COMPARISON, *FREE_ENERGIES, *LABELS},
     "settings.py": set(),
 }
 

@@ -53,6 +53,7 @@ rule merge_boundaries:
             criterion=CONFIG["phases"]["criteria"],
         ),
         refined=last_refined("csv"),
+        weights=labels(LABELLED_CELLS, "nc"),
         hulls=[results(f"expansion/{name}/hull.csv") for name in DIAGRAM_HULLS],
     output:
         boundaries="results/{study}/phases/boundaries.csv",
@@ -165,11 +166,14 @@ rule compute_model_errors:
 rule label_phases:
     input:
         samples="results/{study}/ensemble/{cell}/{method}_samples.nc",
+        table="results/{study}/ensemble/{cell}/{method}.nc",
         cell="results/{study}/cells/{cell}.json",
         hull=hull_if_any,
         pool=pool_if_any,
     output:
         labels="results/{study}/phases/labels/{cell}/{method}.csv",
+        weights="results/{study}/phases/labels/{cell}/{method}.nc",
+        correlations="results/{study}/phases/labels/{cell}/{method}_correlations.csv",
     log:
         "logs/{study}/label_phases/{cell}_{method}.log",
     benchmark:
@@ -184,6 +188,10 @@ rule label_phases:
         runtime=20,
     params:
         code=code("label_phases.py"),
+        free_energy=block("free_energy"),
+        correlations=block("phases", "correlations"),
+        # The same draws as those of the free energies, so that both go together.
+        seed=seed("compute_free_energies"),
     script:
         "../../scripts/label_phases.py"
 

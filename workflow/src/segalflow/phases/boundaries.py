@@ -21,7 +21,7 @@ class BoundaryPoint:
     """One point of a phase boundary.
 
     Attributes:
-        criterion: which rule found it (``composition_jump``, ``alpha_shape``, ``heat_capacity``).
+        criterion: which rule found it (a key of `segalflow.phases.criteria.CRITERIA`).
         method: the sampler whose table it was read from.
         cell: name of the cell.
         boundary: number that tells separate boundary lines of one criterion and method apart.
@@ -109,7 +109,7 @@ def replace_refined(first: pd.DataFrame, refined: pd.DataFrame) -> pd.DataFrame:
 
 def normal_interval(value: float, stderr: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the two-sided normal confidence interval of an estimate."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    half = float(norm.ppf(0.5 + confidence / 2)) * stderr
+    half = float(ndtri(0.5 + confidence / 2)) * stderr
     return (value - half, value + half) if np.isfinite(half) else (float("nan"), float("nan"))

@@ -22,7 +22,9 @@ from segalflow.phases.grid import Findings
 from segalflow.phases.heat_capacity import find_heat_capacity_maxima
 from segalflow.phases.hysteresis import find_hysteresis
 from segalflow.phases.ness_regions import find_ness_regions
+from segalflow.phases.order_disorder import find_order_lines
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
+from segalflow.thermo.phase_weights import PhaseWeights, read_phase_weights
 
 NOTES_SCHEMA = "segalflow.boundary_notes/1"
 
@@ -36,35 +38,45 @@ CRITERIA: dict[str, Callable[..., Findings]] = {
     "critical_point": find_critical_points,
     "ness_regions": find_ness_regions,
     "composition_difference": find_composition_differences,
+    "order_parameter": find_order_lines,
 }
 
 FROM_FREE_ENERGY = ("common_tangent", "equal_weight", "critical_point")
 """Criteria that take free energies (`segalflow.thermo.free_energy`) in place of ensemble tables."""
 
+FROM_PHASE_WEIGHTS = ("order_parameter",)
+"""Criteria that take the weights of the phases (`segalflow.thermo.phase_weights`) in place of ensemble tables."""
+
+Source = xr.Dataset | FreeEnergy | PhaseWeights
+"""What a criterion reads."""
+
 ACROSS_CELLS: dict[str, Callable[..., Findings]] = {"critical_point": find_crossings}
 """What a criterion finds in all cells of one method together, beside what it finds in each."""
 
 
-def read_sources(criterion: str, paths: Iterable[str | Path]) -> list[xr.Dataset] | list[FreeEnergy]:
-    """Read what a criterion takes: ensemble tables, or free energies.
+def read_sources(criterion: str, paths: Iterable[str | Path]) -> list[Source]:
+    """Read what a criterion takes: ensemble tables, free energies, or weights of the phases.
 
     Raises:
         ArtefactError: if a file is missing, damaged or of another schema.
     """
-    return [read_free_energy(p) if criterion in FROM_FREE_ENERGY else read_ensemble(p) for p in paths]
+    readers = dict.fromkeys(FROM_FREE_ENERGY, read_free_energy)
+    readers |= dict.fromkeys(FROM_PHASE_WEIGHTS, read_phase_weights)
+    return [readers.get(criterion, read_ensemble)(path) for path in paths]
 
 
 def find_boundaries(
     criterion: str,
-    tables: Mapping[str, xr.Dataset | FreeEnergy] | Iterable[xr.Dataset | FreeEnergy],
+    tables: Mapping[str, Source] | Iterable[Source],
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Apply one criterion to every table.
 
     Args:
         criterion: a key of `CRITERIA`.
-        tables: ensemble tables (for `FROM_FREE_ENERGY` free energies, or tables that resolve composition), by any
-            name or in a row; method and cell are read from their attributes.
+        tables: ensemble tables (for `FROM_FREE_ENERGY` free energies, or tables that resolve composition; for
+            `FROM_PHASE_WEIGHTS` weights of the phases), by any name or in a row; method and cell are read from their
+            attributes.
         settings: the criterion's settings (its ``DEFAULTS`` name them).
 
     Returns:
@@ -80,13 +92,13 @@ def find_boundaries(
         )
     points: list[BoundaryPoint] = []
     notes: list[str] = []
-    series: dict[tuple[str, str], list[xr.Dataset | FreeEnergy]] = {}
+    series: dict[tuple[str, str], list[Source]] = {}
     for table in tables.values() if isinstance(tables, Mapping) else tables:
         if criterion in FROM_FREE_ENERGY and isinstance(table, xr.Dataset):
             table = compute_free_energy(table, None)
         findings = CRITERIA[criterion](table, settings=dict(settings or {}))
         points += findings.points
-        source = table.attributes if isinstance(table, FreeEnergy) else table.attrs
+        source = table.attrs if isinstance(table, xr.Dataset) else table.attributes
         head = f"{source.get('method', '')} ({source.get('cell', '')})"
         notes += [f"{head}: {sentence}" for sentence in findings.notes]
         # Sizes are compared of one Hamiltonian only.

@@ -90,26 +90,30 @@ def _sum_rows(
 
 @numba.njit(cache=True, fastmath=False)
 def _sum_targets(
-    energy, wanted, n_atoms, weight, block, condition, log_d, beta, log_g, targets, shift, top, moments, by_block,
-    by_condition, mixed,
+    energy, wanted, factor, n_atoms, weight, block, condition, log_d, beta, log_g, targets, shift, top, moments,
+    by_block, by_condition, mixed,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Sums over samples of w exp(-beta U)/D at the target temperatures; `mixed` holds the shares of the pool's rows.
 
-    `wanted` are the energies of the targets. Without blocks only `top` and `moments` are filled.
+    `wanted` are the energies of the targets, and `factor` multiplies what a sample adds. Without blocks only `top` and
+    `moments` are filled.
     """
     n_t, n_rows = len(targets), len(beta) if len(by_block) else 0
     c = np.empty(n_rows)
     for s in range(len(energy)):
         n = n_atoms[s]
         for t in range(n_t):
-            top[t, n] = max(top[t, n], -targets[t] * wanted[s] - log_d[s])
+            if factor[s] > 0:
+                top[t, n] = max(top[t, n], -targets[t] * wanted[s] - log_d[s])
     for s in range(len(energy)):
+        if factor[s] <= 0:
+            continue
         n = n_atoms[s]
         for r in range(n_rows):
             c[r] = np.exp(log_g[r, n] - beta[r] * energy[s] - log_d[s])
         distance = wanted[s] - shift[n]
         for t in range(n_t):
-            a = weight[s] * np.exp(-targets[t] * wanted[s] - log_d[s] - top[t, n])
+            a = weight[s] * factor[s] * np.exp(-targets[t] * wanted[s] - log_d[s] - top[t, n])
             moments[0, t, n] += a
             moments[1, t, n] += a * distance
             moments[2, t, n] += a * distance * distance
@@ -247,7 +251,12 @@ class Mbar:
         self._held = held / self._effective[:, None]
 
     def reweight(
-        self, beta: np.ndarray, replicates: int = 100, seed: int = 0, energy: np.ndarray | None = None
+        self,
+        beta: np.ndarray,
+        replicates: int = 100,
+        seed: int = 0,
+        energy: np.ndarray | None = None,
+        factor: np.ndarray | None = None,
     ) -> Reweighted:
         """Return the sums by composition at any temperatures.
 
@@ -257,21 +266,25 @@ class Mbar:
             seed: seed of these draws; the same seed draws the same blocks.
             energy: energies of the samples under another Hamiltonian, eV, (n_samples,), to which they are reweighted;
                 None for their own.
+            factor: what each sample's share is multiplied by, not negative, (n_samples,): 0 and 1 sum over the states
+                of one phase alone, an observable gives the numerator of its mean. None for 1.
         """
         pool = self.pool
         wanted = pool.energy if energy is None else np.asarray(energy, dtype=float)
+        factor = np.ones(len(wanted)) if factor is None else np.asarray(factor, dtype=float)
         beta = np.asarray(beta, dtype=float)
         size, shape = pool.n_sites + 1, (len(beta), pool.n_sites + 1)
         lowest = np.full(size, np.inf)
-        np.minimum.at(lowest, pool.n_atoms, wanted)
+        np.minimum.at(lowest, pool.n_atoms[factor > 0], wanted[factor > 0])
         shift = np.where(np.isfinite(lowest), lowest, 0.0)
         top, moments = np.full(shape, -np.inf), np.zeros((4, *shape))
         parts = (pool.n_blocks, len(self._used)) if replicates else (0, 0)
         by_block, by_condition = (np.zeros((k, *shape)) for k in parts)
         mixed = np.zeros((size, len(beta), len(self._rows)))
         _sum_targets(
-            pool.energy, wanted, pool.n_atoms, pool.weight, pool.block, self._condition, self._log_d[self._member],
-            self._rows, self._log_g, beta, shift, top, moments, by_block, by_condition, mixed,
+            pool.energy, wanted, factor, pool.n_atoms, pool.weight, pool.block, self._condition,
+            self._log_d[self._member], self._rows, self._log_g, beta, shift, top, moments, by_block, by_condition,
+            mixed,
         )  # fmt: skip
         total, first, second, square = moments
         scale = np.where(total > 0, top, 0.0)

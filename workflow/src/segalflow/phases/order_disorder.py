@@ -1,0 +1,373 @@
+"""Boundaries between phases told apart by their order, whether their compositions differ or not.
+
+Two phases are in equilibrium where the weights of all their decorations are equal (`thermo.phase_weights`). The
+cumulant of the order, ``((n + 2)/n - <psi^4>/<psi^2>^2) n/2`` (n components), falls from 1 in an ordered phase to 0 in
+the disordered one. Where a cell flips between both it dips below zero on the way, and the transition is of first order;
+where it falls without, it is continuous (Vollmayr, Reger, Scheucher & Binder, Z. Phys. B 91, 113, 1993).
+
+- First order and compositions apart, as two peaks are (Ashman's D above 2): a two-phase field at one temperature.
+- First order without a gap: the temperature of equal weights, at every delta_mu of the grid.
+- Continuous: the temperature at which the cumulant passes its value at a critical point, at every delta_mu of the grid,
+  with the bounds of `phases.critical_point` as the interval.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from segalflow.phases.boundaries import BoundaryPoint, normal_interval
+from segalflow.phases.critical_point import first_fall
+from segalflow.phases.gaps import replicate_stderr, temperature_errors
+from segalflow.phases.grid import Findings, half_steps, read_settings, track_lines
+from segalflow.thermo.free_energy import FreeEnergy
+from segalflow.thermo.order_parameters import SOLUTION
+from segalflow.thermo.phase_weights import PhaseWeights, tilted
+
+CRITERION = "order_parameter"
+
+DEFAULTS: dict[str, Any] = {
+    "minimum_gap": 0.02,  # narrowest gap in x that makes a two-phase field
+    "cumulant": 0.4655,  # Binder's cumulant at a continuous transition: cubic, three dimensions
+    "highest_cumulant": 0.6107,  # ends of the interval: square, two dimensions,
+    "lowest_cumulant": 0.2705,  # and mean field
+    "steps": 8,  # temperatures tried in a step of the grid
+    "overlap": 0.25,  # smallest shared part of the gaps of one line at successive temperatures
+    "confidence": 0.95,
+}
+
+FINE = 4
+"""Chemical potentials tried in a step of the grid."""
+APART = 2.0
+"""Ashman's D from which on two peaks are apart (Ashman, Bird & Zepf, Astron. J. 108, 2348, 1994)."""
+DIP = -0.1
+"""Cumulant of the order below which a cell flips between two phases."""
+REACH = 2
+"""Steps of the grid around a transition in which a dip is looked for."""
+FALL = 5
+"""Steps of the grid around a transition within which the cumulant passes its critical value."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A two-phase field at one temperature: main estimate first, then the replicates, each (n_draws,).
+
+    `skew` is how far the means of N/n_sites are from the maxima of both peaks: an effect of the finite cell.
+    """
+
+    delta_mu: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    skew: tuple[float, float]
+    names: tuple[str, str]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return float(self.left[0]), float(self.right[0])
+
+
+@dataclass(frozen=True)
+class _Transition:
+    """A transition without a gap, at one chemical potential (its number)."""
+
+    column: int
+    temperature: float
+    interval: tuple[float, float]
+    x: float
+    x_stderr: float
+    names: tuple[str, str]
+    note: str
+
+
+def _sums(curves: Sequence[FreeEnergy], delta_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log weight, mean and variance of N of every curve, each (n_curves, n_t, n_delta_mu)."""
+    slope = curves[0].beta[:, None] * delta_mu
+    return tuple(
+        np.array(values) for values in zip(*(tilted(c.log_weight[:, None], slope) for c in curves), strict=True)
+    )
+
+
+def _draws(curve: FreeEnergy, row: int | slice = slice(None)) -> np.ndarray:
+    """Log weights of an isotherm (or all): main estimate, then the replicates."""
+    return np.concatenate([curve.log_weight[None, row], curve.replicates[:, row]])
+
+
+def _star_of(weights: PhaseWeights, pair: Sequence[str]) -> int | None:
+    """Number of the star whose order tells a phase of a pair from the solid solution; None for two ordered phases."""
+    found = (k for k, star in enumerate(weights.stars) if SOLUTION in pair and set(star.phases) & set(pair))
+    return next(found, None)
+
+
+def _cumulant(weights: PhaseWeights, star: int, rows: int | slice, slope: np.ndarray) -> np.ndarray:
+    """Cumulant of a star's order at slopes delta_mu/kT: main estimate first, then the replicates."""
+    whole, second, fourth = (
+        np.logaddexp.reduce([tilted(_draws(curve, rows), slope)[0] for curve in curves])
+        for curves in (list(weights.phases.values()), [weights.second[star]], [weights.fourth[star]])
+    )
+    components = weights.stars[star].components
+    return ((components + 2) / components - np.exp(fourth - 2 * second + whole)) * components / 2
+
+
+def _dips(cumulant: np.ndarray) -> bool:
+    """Whether a cumulant, (n_draws, n), dips below zero beyond its noise."""
+    noise = np.array([replicate_stderr(values) for values in cumulant.T])
+    return bool(np.nanmin(cumulant[0] + 2 * noise) < DIP)
+
+
+def _apart(mean: np.ndarray, variance: np.ndarray) -> bool:
+    """Whether two peaks (means and variances of N, (2,)) are apart."""
+    return bool(abs(mean[1] - mean[0]) > APART * np.sqrt(max(float(variance.sum()), 1e-12) / 2))
+
+
+def _balance(a: FreeEnergy, b: FreeEnergy, row: int, delta_mu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """delta_mu of equal weight of two phases and both means of N, by Newton's method for every draw."""
+    kt = a.boltzmann * a.temperature[row]
+    draws = _draws(a, row), _draws(b, row)
+    slope = np.full(len(draws[0]), delta_mu / kt)
+    for _ in range(30):
+        (za, na, _), (zb, nb, _) = (tilted(d, slope) for d in draws)
+        with np.errstate(invalid="ignore"):
+            change = (za - zb) / np.maximum(nb - na, 0.5)
+        change = np.where(np.isfinite(change), np.clip(change, -1.0, 1.0), np.nan)
+        slope = slope + change
+        if np.nanmax(np.abs(change), initial=0.0) < 1e-12:
+            break
+    return slope * kt, na / a.n_sites, nb / a.n_sites
+
+
+def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
+    """Distance of a peak's mean from its maximum in x, to leading order k_3/(2 k_2) with the cumulants of N.
+
+    None where the peak is narrower than half a site: there it is a single composition.
+    """
+    n = np.arange(curve.n_sites + 1)
+    values = curve.log_weight[row] + curve.beta[row] * delta_mu * n
+    p = np.exp(values - values.max())
+    p /= p.sum()
+    away = n - p @ n
+    second = float(p @ away**2)
+    return float(abs(p @ away**3)) / (2 * second * curve.n_sites) if second > 0.25 else 0.0
+
+
+def _fields(weights: PhaseWeights, options: Mapping[str, Any]) -> list[list[_Field]]:
+    """Two-phase fields of every temperature, left to right."""
+    names, curves = list(weights.phases), list(weights.phases.values())
+    grid = curves[0].delta_mu
+    fine = np.unique(np.concatenate([np.linspace(a, b, FINE + 1) for a, b in itertools.pairwise(grid)]))
+    total, mean, variance = _sums(curves, fine)
+    rows = []
+    for t in range(len(curves[0].temperature)):
+        first = total[:, t].argmax(axis=0)
+        row = []
+        for k in np.flatnonzero(np.diff(first)):
+            pair = [first[k], first[k + 1]]
+            star = _star_of(weights, [names[p] for p in pair])
+            near = fine[max(k - REACH * FINE, 0) : k + 2 + REACH * FINE]
+            if not _apart(mean[pair, t, k], variance[pair, t, k]) or (
+                star is not None and not _dips(_isotherm(weights, star, t, near))
+            ):
+                continue
+            mu, left, right = _balance(curves[pair[0]], curves[pair[1]], t, float(fine[k]))
+            gap = right - left
+            wide = gap[0] > max(options["minimum_gap"], 2 * replicate_stderr(gap))
+            if np.isfinite(gap[0]) and wide and fine[k] <= mu[0] <= fine[k + 1]:
+                skew = tuple(_skew(curves[p], t, float(mu[0])) for p in pair)
+                row.append(_Field(mu, left, right, skew, (names[pair[0]], names[pair[1]])))
+        rows.append(row)
+    return rows
+
+
+def _isotherm(weights: PhaseWeights, star: int, row: int, delta_mu: np.ndarray) -> np.ndarray:
+    beta = weights.second[star].beta[row]
+    return np.array([_cumulant(weights, star, row, np.array(beta * mu)) for mu in delta_mu]).T
+
+
+def _transitions(weights: PhaseWeights, options: Mapping[str, Any], findings: Findings) -> list[_Transition]:
+    """Transitions without a gap along T, at every chemical potential."""
+    names, curves = list(weights.phases), list(weights.phases.values())
+    temperature, steps = curves[0].temperature, max(int(options["steps"]), 1)
+    parts = [np.linspace(a, b, steps + 1)[:-1] for a, b in itertools.pairwise(temperature)]
+    fine = np.append(np.concatenate(parts), temperature[-1])
+    there = weights.at(fine)
+    curves = list(there.phases.values())
+    total, mean, variance = _sums(curves, curves[0].delta_mu)
+    found, cut = [], set()
+    for column, mu in enumerate(curves[0].delta_mu):
+        first = total[:, :, column].argmax(axis=0)
+        for k in np.flatnonzero(np.diff(first)):
+            pair = [first[k], first[k + 1]]
+            ordered = [names[p] for p in pair]
+            star = _star_of(there, ordered)
+            near, far = (slice(max(k - r * steps, 0), k + 2 + r * steps) for r in (REACH, FALL))
+            first_order = star is None or _dips(_cumulant(there, star, near, curves[0].beta[near] * mu))
+            if first_order and _apart(mean[pair, k, column], variance[pair, k, column]):
+                continue  # a two-phase field, which the isotherms show
+            point = _locate(there, ordered, near if first_order else far, column, float(mu), options, first_order)
+            if point is None:
+                cut.add(float(mu))
+            else:
+                found.append(point)
+    if cut:
+        findings.notes.append(
+            f"At {len(cut)} chemical potentials ({min(cut):g} to {max(cut):g}) the order changes too close to an end "
+            "of the temperature window to be located."
+        )
+    return found
+
+
+def _locate(
+    there: PhaseWeights,
+    pair: Sequence[str],
+    window: slice,
+    column: int,
+    mu: float,
+    options: Mapping[str, Any],
+    first_order: bool,
+) -> _Transition | None:
+    """The transition between two phases (the colder first) inside a window of temperatures."""
+    curves = list(there.phases.values())
+    temperature, slope = curves[0].temperature[window], curves[0].beta[window] * mu
+    factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+    every = [tilted(_draws(curve, window), slope)[:2] for curve in curves]
+    whole = np.logaddexp.reduce([z for z, _ in every])
+    x = sum(np.exp(z - whole) * n for z, n in every) / curves[0].n_sites
+    if first_order:
+        cold, hot = (every[list(there.phases).index(name)][0] for name in pair)
+        equal = first_fall(temperature, np.nan_to_num(cold - hot, posinf=1e3, neginf=-1e3))
+        if not np.isfinite(equal[0]):
+            return None
+        at, interval = float(equal[0]), normal_interval(float(equal[0]), replicate_stderr(equal), options["confidence"])
+        note = "equal weight of both phases"
+    else:
+        cumulant = _cumulant(there, _star_of(there, pair), window, slope)
+        # In terms of Binder's cumulant of one component, 2/3 in the ordered phase.
+        falls = [first_fall(temperature, cumulant - 1.5 * options[name]) for name in LEVELS]
+        if not all(np.isfinite(f[0]) for f in falls):
+            return None
+        errors = [factor * replicate_stderr(f) for f in falls]
+        at = float(falls[1][0])
+        interval = (min(falls[0][0] - errors[0], at - errors[1]), max(falls[2][0] + errors[2], at + errors[1]))
+        note = "continuous: one cell, bounds by the cumulant of the order"
+    here = np.array([np.interp(at, temperature, row) for row in x])
+    moved = np.interp(interval, temperature, x[0])
+    error = float(np.hypot(replicate_stderr(here), np.ptp(moved) / (2 * factor)))
+    bounds = (float(interval[0]), float(interval[1]))
+    return _Transition(column, at, bounds, float(here[0]), error, (pair[0], pair[1]), note)
+
+
+LEVELS = ("highest_cumulant", "cumulant", "lowest_cumulant")
+
+
+def find_order_lines(weights: PhaseWeights, *, settings: Mapping[str, Any]) -> Findings:
+    """Find boundaries between phases of different order.
+
+    Args:
+        weights: weights of the phases (`segalflow.thermo.phase_weights`).
+        settings: any of the keys of `DEFAULTS`.
+
+    Returns:
+        A ``two_phase`` point at every temperature of a line with a composition gap, a ``gap_top`` where one ends inside
+        the window, and a ``transition`` at every chemical potential of a line without (x_left = x_right, the mean
+        composition there; left_phase the colder one). All name their phases.
+
+    Raises:
+        BoundaryError: for a wrong setting.
+    """
+    options = read_settings(CRITERION, settings, DEFAULTS)
+    findings = Findings()
+    if "refused" in weights.attributes:
+        findings.notes.append(f"No weights of the phases: {weights.attributes['refused']}")
+        return findings
+    if len(weights.phases) < 2:
+        findings.notes.append("No ordered ground state fits into this cell: there is no order to follow.")
+        return findings
+    number = _describe_fields(weights, _fields(weights, options), options, findings)
+    _describe_transitions(weights, _transitions(weights, options, findings), number, options, findings)
+    if not findings.points:
+        findings.notes.append("The order of the samples changes nowhere in this window: one phase.")
+    return findings
+
+
+def _describe_fields(
+    weights: PhaseWeights, rows: list[list[_Field]], options: Mapping[str, Any], findings: Findings
+) -> int:
+    """Add the points of all two-phase lines and their tops; return the number of lines."""
+    curve = next(iter(weights.phases.values()))
+    method, cell = (str(weights.attributes.get(k, "")) for k in ("method", "cell"))
+    confidence, half_step, number = float(options["confidence"]), half_steps(curve.temperature), 0
+    for pair in dict.fromkeys(field.names for row in rows for field in row):
+        own = [[field for field in row if field.names == pair] for row in rows]
+        lines = track_lines([[field.interval for field in row] for row in own], options["overlap"])
+        for line in sorted({n for row in lines for n in row}):
+            members = [(t, own[t][i]) for t, row in enumerate(lines) for i, n in enumerate(row) if n == line]
+            where = [t for t, _ in members]
+            x = np.array([field.interval for _, field in members])
+            stderr = np.array([[replicate_stderr(v) for v in (field.left, field.right)] for _, field in members])
+            stderr = np.hypot(stderr, [field.skew for _, field in members])
+            spread = temperature_errors(curve.temperature[where], x, stderr, half_step[where])
+            for k, (t, field) in enumerate(members):
+                kelvin, mu = float(curve.temperature[t]), float(field.delta_mu[0])
+                findings.points.append(
+                    BoundaryPoint(
+                        CRITERION, method, cell, number, "two_phase", kelvin,
+                        *normal_interval(kelvin, float(spread[k]), confidence), mu,
+                        *normal_interval(mu, replicate_stderr(field.delta_mu), confidence), *field.interval,
+                        float(stderr[k, 0]), float(stderr[k, 1]), *pair, confidence,
+                        "seen at one temperature only" if len(members) == 1 else "",
+                    )
+                )  # fmt: skip
+            last, field = members[-1]
+            name = f"Line {number} ({pair[0]} + {pair[1]}, x {x[-1, 0]:.3f} to {x[-1, 1]:.3f})"
+            if last == len(curve.temperature) - 1:
+                findings.notes.append(
+                    f"{name} reaches the highest temperature of the grid: its top is cut off by the window."
+                )
+            else:
+                below, above = (float(curve.temperature[k]) for k in (last, last + 1))
+                middle, width, mu = float(x[-1].mean()), float(np.ptp(x[-1])) / np.sqrt(12), float(field.delta_mu[0])
+                findings.points.append(
+                    BoundaryPoint(
+                        CRITERION, method, cell, number, "gap_top", (below + above) / 2, below, above, mu, mu, mu,
+                        middle, middle, width, width, *pair, confidence,
+                        "between the last temperature with a gap and the next without",
+                    )
+                )  # fmt: skip
+            number += 1
+    return number
+
+
+def _describe_transitions(
+    weights: PhaseWeights,
+    found: Sequence[_Transition],
+    number: int,
+    options: Mapping[str, Any],
+    findings: Findings,
+) -> None:
+    """Add the points of the lines without a gap: neighbours along delta_mu and T between the same phases."""
+    curve = next(iter(weights.phases.values()))
+    method, cell = (str(weights.attributes.get(k, "")) for k in ("method", "cell"))
+    reach = 2 * float(np.max(np.diff(curve.temperature))) if len(curve.temperature) > 1 else np.inf
+    last: dict[int, _Transition] = {}
+    for point in sorted(found, key=lambda p: (p.column, p.temperature)):
+        near = [
+            (abs(point.temperature - seen.temperature), line)
+            for line, seen in last.items()
+            if seen.names == point.names
+            and 0 < point.column - seen.column <= 2
+            and abs(point.temperature - seen.temperature) <= reach
+        ]
+        line = min(near)[1] if near else number
+        number += not near
+        last[line] = point
+        mu = float(curve.delta_mu[point.column])
+        findings.points.append(
+            BoundaryPoint(
+                CRITERION, method, cell, line, "transition", point.temperature, *point.interval, mu, mu, mu, point.x,
+                point.x, point.x_stderr, point.x_stderr, *point.names, float(options["confidence"]), point.note,
+            )
+        )  # fmt: skip
