@@ -82,7 +82,7 @@ SYSTEMS = {
     "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, precise={None: 20000}),
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000),
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000),
-    "cuau-256": System("cuau", (8, 8, 4), CUAU, 18000, WIDE),
+    "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE),
     "cuau-512": System("cuau", (8, 8, 8), CUAU, 11000, WIDE, LARGE),
     "cuau-1000": System("cuau", (10, 10, 10), CUAU, 9500, WIDE, LARGE),
     "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
