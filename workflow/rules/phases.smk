@@ -79,6 +79,7 @@ rule check_consistency:
     input:
         boundaries="results/{study}/phases/boundaries.csv",
         free_energies=free_energies(DIAGRAM_CELLS),
+        tables=ensembles(DIAGRAM_CELLS),
     output:
         table="results/{study}/phases/consistency.csv",
         notes="results/{study}/phases/consistency.json",
