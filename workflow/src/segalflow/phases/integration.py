@@ -1,7 +1,7 @@
 """Thermodynamic integration as an independent check of the free energies.
 
-``d log Z / d delta_mu = <N> / kT`` at constant T and ``d log Z / d(1/kT) = -<U - delta_mu N>`` at constant delta_mu: the
-means of an ensemble table, condition by condition, give changes of log Z that share no weights with the multistate
+``d log Z / d delta_mu = <N> / kT`` at constant T, and ``d log Z / d(1/kT) = -<U - delta_mu N>`` at constant delta_mu:
+the means of an ensemble table, condition by condition, give changes of log Z that share no weights with the multistate
 reweighting behind f(x, T) (`thermo.free_energy.integrate_log_z`). One row of the consistency table is one path: along
 all delta_mu at a temperature, or along all temperatures at a delta_mu. Steps across a first-order jump, which no
 quadrature resolves, and steps from or to unreliable conditions are left out of both sides.

@@ -228,12 +228,12 @@ def plot_phase_diagram(
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
     methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
-    handles = [] if measured is None else _measured(axes, measured)
+    handles = [] if measured is None else draw_measured(axes, measured)
     _legend(figure, boundaries, methods, any_bad, shaded, handles)
     return figure, _plotted(boundaries, points, states, measured)
 
 
-def _measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
+def draw_measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
     """Draw points from experiment, a marker a source, and return what stands for them in the legend."""
     handles = []
     for (source, part), marker in zip(measured.groupby("source", sort=False), itertools.cycle("PXdph8"), strict=False):
