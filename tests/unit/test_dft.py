@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import parameters as fitted
 
 from segalflow.artefacts import read_json, write_json, write_structures
 from segalflow.dft.calculation import SCHEMA, deformation, run_calculation
 from segalflow.dft.dataset import build_dataset, read_dataset
-from segalflow.dft.engines import check_engine, create_engine
+from segalflow.dft.engines import EMT_METALS, check_engine, create_engine
 from segalflow.errors import ArtefactError, DatasetError, EngineError
 from segalflow.lattice import parent_lattice
 from segalflow.structures.enumeration import enumerate_pool
@@ -143,6 +144,7 @@ def test_engines_refuse_what_they_cannot_do() -> None:
         check_engine("emt", {}, ["Pd", "Ag"])
     assert "wrong sign" in check_engine("emt", {}, ["Ag", "Pd"], allow_unphysical=True)[0]
     assert len(check_engine("emt", {}, ["Cu", "Au"])) == 3
+    assert set(fitted) - {"H", "C", "N", "O"} == EMT_METALS
     with pytest.raises(EngineError, match="did you mean 'emt'"):
         create_engine("emtt", {})
     with pytest.raises(EngineError, match="cannot be imported"):

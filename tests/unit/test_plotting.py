@@ -178,7 +178,9 @@ def test_comparison_histogram_counts_reliable_conditions_away_from_jumps(tables)
         assert counted[variable] == len(part)
 
 
-def test_an_empty_diagram_says_so(tables, hull):
+def test_an_empty_diagram_says_so_and_a_field_has_its_name(tables, hull, boundaries):
+    figure, _ = phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B"))
+    assert [t.get_text() for t in figure.axes[0].texts if "+" in t.get_text()] == ["(A)\n+ (B)"]
     figure, data = phase_diagram.plot_phase_diagram(boundary_table([]), tables, hull, ("A", "B"))
     assert any("no boundary found" in t.get_text() for t in figure.axes[0].texts)
     assert "boundary" not in set(data["series"])

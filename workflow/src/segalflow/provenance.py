@@ -70,6 +70,7 @@ class SourceIndex:
         self._head = f"{sys.version_info.major}.{sys.version_info.minor} {FACTS_VERSION}"
         self._known: dict[str, _Facts] = {}
         self._of_file: dict[Path, _Facts] = {}
+        self._reached: dict[tuple[Path, Path], frozenset[Path]] = {}
         if path is not None and path.is_file():
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 content = json.loads(path.read_text(encoding="utf-8"))
@@ -85,6 +86,16 @@ class SourceIndex:
                 self._known[key], self._new = _read_facts(source.decode("utf-8")), True
             self._of_file[file] = self._known[key]
         return self._of_file[file]
+
+    def imported_files(self, file: Path, root: Path) -> frozenset[Path]:
+        """Return the files of the package at `root` that a file imports, those of the packages on the way included."""
+        if (file, root) not in self._reached:
+            found = set()
+            for name in _imported_modules(file, root, self):
+                parts = name.split(".")
+                found.update(_module_file(".".join(parts[: depth + 1]), root) for depth in range(len(parts)))
+            self._reached[file, root] = frozenset(found - {None})
+        return self._reached[file, root]
 
     def save(self) -> None:
         """Keep what is new, if there is a file to keep it in."""
@@ -132,13 +143,9 @@ def import_closure(path: Path, root: Path = PACKAGE_ROOT, index: SourceIndex | N
     pending = [path]
     reached: set[Path] = set()
     while pending:
-        for name in _imported_modules(pending.pop(), root, index):
-            parts = name.split(".")
-            for depth in range(1, len(parts) + 1):
-                file = _module_file(".".join(parts[:depth]), root)
-                if file is not None and file not in reached:
-                    reached.add(file)
-                    pending.append(file)
+        new = index.imported_files(pending.pop(), root) - reached
+        reached |= new
+        pending += new
     return sorted(reached)
 
 

@@ -33,14 +33,17 @@ class Engine:
     calculator: Callable[[], Any]
 
 
-def _emt(parameters: Mapping[str, Any]) -> Engine:
-    import ase
-    from ase.calculators.emt import EMT
-    from ase.calculators.emt import parameters as fitted
+EMT_METALS = frozenset({"Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au"})
+"""ASE's table also lists H, C, N, O with made-up parameters "only for demonstration"."""
 
-    # ASE's table also lists H, C, N, O with made-up parameters "only for demonstration".
-    metals = frozenset(fitted) - {"H", "C", "N", "O"}
-    return Engine("emt", f"ASE {ase.__version__}", metals, lambda: EMT(**parameters))
+
+def _emt(parameters: Mapping[str, Any]) -> Engine:
+    def calculator() -> Any:
+        from ase.calculators.emt import EMT  # late: every start of the workflow checks its engines
+
+        return EMT(**parameters)
+
+    return Engine("emt", f"ASE {_version('ase')}", EMT_METALS, calculator)
 
 
 def _ase(parameters: Mapping[str, Any]) -> Engine:

@@ -109,7 +109,7 @@ def replace_refined(first: pd.DataFrame, refined: pd.DataFrame) -> pd.DataFrame:
 
 def normal_interval(value: float, stderr: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the two-sided normal confidence interval of an estimate."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    half = float(norm.ppf(0.5 + confidence / 2)) * stderr
+    half = float(ndtri(0.5 + confidence / 2)) * stderr
     return (value - half, value + half) if np.isfinite(half) else (float("nan"), float("nan"))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
 from scipy.special import gammaln, logsumexp, xlogy
 
 from segalflow.phases.equal_weight import PARTING, balance_peaks
@@ -256,5 +255,7 @@ def _spline(at: np.ndarray) -> np.ndarray:
     """Matrix of the derivative by a cubic spline; NaN for fewer than four rows, which cannot tell how far it is off."""
     if len(at) < 4:
         return np.full((len(at), len(at)), np.nan)
+    from scipy.interpolate import CubicSpline  # slow to import
+
     order = np.argsort(at)
     return CubicSpline(at[order], np.eye(len(at))[order])(at, 1)

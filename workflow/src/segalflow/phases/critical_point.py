@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.equal_weight import balance_peaks
@@ -193,7 +193,7 @@ def find_critical_points(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
                 + ("; the top of the gap is cut off by the window." if cut else ".")
             )
             continue
-        factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+        factor = float(ndtri(0.5 + options["confidence"] / 2))
         ends, notes = [], []
         for level, sign, end in (
             (options["highest_cumulant"], -1, locus.temperature[0]),
@@ -234,7 +234,7 @@ def find_crossings(frees: Iterable[FreeEnergy], *, settings: Mapping[str, Any]) 
     cells = [sizes[n] for n in sorted(sizes)]
     lines = [symmetric_lines(free, options, Findings()) for free in cells]
     names = [str(free.attributes.get("cell", "")) for free in cells]
-    factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+    factor = float(ndtri(0.5 + options["confidence"] / 2))
     for locus in lines[-1] if len(cells) > 1 else []:
         chain = [locus]
         for others in reversed(lines[:-1]):
@@ -300,7 +300,7 @@ def _point(
     notes: Sequence[str],
 ) -> BoundaryPoint:
     """The boundary point at a temperature of a locus; x and delta_mu move along it within the interval."""
-    factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+    factor = float(ndtri(0.5 + options["confidence"] / 2))
     at = np.array([low, temperature, high])
     x, mu = (
         np.array([np.interp(at, locus.temperature, row) for row in v if np.isfinite(row).all()])

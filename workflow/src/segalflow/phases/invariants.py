@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.phases.lines import (
     BRACKETED,
@@ -119,7 +119,7 @@ def _three_phases(junction: Junction, lines: Mapping[int, pd.DataFrame], criteri
     if meeting is not None and np.isfinite(meeting[1]):
         at, error = meeting
         if junction.below <= at <= junction.above and error < half / np.sqrt(3):
-            reach = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error
+            reach = float(ndtri(0.5 + CONFIDENCE / 2)) * error
             values = dict(zip(values, (at, error, at - reach, at + reach), strict=True))
         elif (at - parted) * step > N_SIGMA * error:
             notes.append(
@@ -188,7 +188,7 @@ def _tops(
 def _top_errors(top: pd.Series) -> tuple[float, float]:
     """Standard errors of temperature and delta_mu of a top; its interval is a bracket unless it is a fitted one."""
     fitted = str(top["note"]).startswith(("where the free energy", "one cell", "crossing"))
-    divisor = 2 * float(norm.ppf(0.5 + top["confidence"] / 2)) if fitted else np.sqrt(12)
+    divisor = 2 * float(ndtri(0.5 + top["confidence"] / 2)) if fitted else np.sqrt(12)
     return (
         float((top["temperature_high"] - top["temperature_low"]) / divisor),
         _delta_mu_error(top) or float("nan"),
@@ -260,7 +260,7 @@ def _extrema(points: pd.DataFrame) -> list[dict[str, Any]]:
     for number, line in points.groupby("boundary", sort=True):
         ordered = line.sort_values("delta_mu").drop_duplicates("delta_mu")
         mu, kelvin = (ordered[name].to_numpy(float) for name in ("delta_mu", "temperature"))
-        factor = 2 * norm.ppf(0.5 + ordered["confidence"].to_numpy(float) / 2)
+        factor = 2 * ndtri(0.5 + ordered["confidence"].to_numpy(float) / 2)
         error = (ordered["temperature_high"] - ordered["temperature_low"]).to_numpy(float) / factor
         for sign, word in ((1.0, "highest"), (-1.0, "lowest")):
             k = int(np.argmax(sign * kelvin))
@@ -272,7 +272,7 @@ def _extrema(points: pd.DataFrame) -> list[dict[str, Any]]:
                 continue
             at, top, at_error, top_error = fitted
             sides = [np.interp(at, mu, ordered[name].to_numpy(float)) for name in ("x_left", "x_right")]
-            reach = float(norm.ppf(0.5 + CONFIDENCE / 2)) * top_error
+            reach = float(ndtri(0.5 + CONFIDENCE / 2)) * top_error
             found.append(
                 {
                     "kind": "congruent",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 BRACKETED = frozenset({"composition_jump", "alpha_shape", "composition_difference", "hysteresis"})
 """Criteria whose interval of delta_mu is a bracket (a step of the grid, a loop): anywhere in it is as likely."""
@@ -43,7 +43,7 @@ def delta_mu_stderr(points: pd.DataFrame) -> np.ndarray:
     A bracket is the interval of a uniform distribution, any other a normal one of the stated level.
     """
     width = (points["delta_mu_high"] - points["delta_mu_low"]).to_numpy(float)
-    normal = 2 * norm.ppf(0.5 + points["confidence"].to_numpy(float) / 2)
+    normal = 2 * ndtri(0.5 + points["confidence"].to_numpy(float) / 2)
     return np.abs(width) / np.where(points["criterion"].isin(BRACKETED), np.sqrt(12), normal)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import place_expansion
@@ -228,7 +228,7 @@ def _compare(
             mu = best.delta_mu
         sizes.append(reweighting_ess(part, row, mu))
     spread = np.std(found, axis=0, ddof=1) if len(found) > 1 else np.full(3, np.nan)
-    factor = 2 * float(norm.ppf(0.5 + point.confidence / 2))
+    factor = 2 * float(ndtri(0.5 + point.confidence / 2))
     return {
         **{name: getattr(point, name) for name in COLUMNS[:8]},
         "delta_mu_sampling_stderr": (point.delta_mu_high - point.delta_mu_low) / factor,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.cells import Grid
 from segalflow.ensemble import added_conditions, sampled_conditions
@@ -199,7 +199,7 @@ def interval_widths(points: pd.DataFrame) -> pd.DataFrame:
     others are NaN.
     """
     fields = (points["kind"] == "two_phase").to_numpy()
-    reach = 2 * norm.ppf(0.5 + points["confidence"].to_numpy(float) / 2)
+    reach = 2 * ndtri(0.5 + points["confidence"].to_numpy(float) / 2)
     x = reach * points[["x_left_stderr", "x_right_stderr"]].to_numpy(float).max(axis=1, initial=0.0)
     potential = (points["delta_mu_high"] - points["delta_mu_low"]).to_numpy(float)
     kelvin = (points["temperature_high"] - points["temperature_low"]).to_numpy(float)

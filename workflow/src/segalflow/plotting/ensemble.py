@@ -317,7 +317,6 @@ def plot_training(history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, history[["step", *panels]].copy()
 
 
-@figure_function
 def _judging_pairs(comparison: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return (cell, method, method) of all pairs that hold the method by which a cell's others are judged."""
     pairs = comparison[["cell", "method_a", "method_b"]].drop_duplicates()
@@ -328,6 +327,7 @@ def _judging_pairs(comparison: pd.DataFrame) -> list[tuple[str, str, str]]:
     return [row for rows in chosen for row in rows.itertuples(index=False, name=None)]
 
 
+@figure_function
 def plot_comparison(comparison: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Plot z-scores by pair of methods (rows of panels) and variable (columns) against the unit normal distribution.
 
@@ -405,16 +405,14 @@ def plot_comparison(comparison: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             else:
                 panel.text(0.5, 0.5, "–", transform=panel.transAxes, ha="center", va="center", color=GREY)
             panel.plot(centres, normal, "-", color="black", lw=0.8)
-            panel.set_xlim(-6, 6)
             highest = max(highest, float(density.max()) if len(z) else 0.0)
-            panel.set_yticks([])
-            panel.set_xticks([-3, 0, 3])
             if i == 0:
                 panel.set_title(VARIABLE_LABELS[variable])
             if j == 0:
                 panel.set_ylabel(f"{label_of(a)}\n– {label_of(b)}\n({cell})", fontsize=6.2)
     if pairs:
-        axes[0, 0].set_ylim(0, min(1.3 * highest, 4.0))
+        # The panels share both axes: set once, since each call goes through all of them.
+        axes[0, 0].set(xlim=(-6, 6), ylim=(0, min(1.3 * highest, 4.0)), xticks=[-3, 0, 3], yticks=[])
         figure.supxlabel(
             "z = difference / combined standard error (black: unit normal; %: share within ±3)", fontsize=7.5
         )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.artefacts import atomic_path
 from segalflow.plotting.phase_diagram import criterion_look
@@ -75,7 +75,7 @@ def _branches(part: pd.DataFrame, across: str) -> list[tuple[np.ndarray, np.ndar
     if part["kind"].eq("transition").all():
         middle, half = ((part["x_right"] + sign * part["x_left"]).to_numpy(float) / 2 for sign in (1, -1))
         return [(middle, half, half)]
-    n_sigma = norm.ppf(0.5 + part["confidence"].to_numpy(float) / 2)
+    n_sigma = ndtri(0.5 + part["confidence"].to_numpy(float) / 2)
     branches = []
     for side in ("left", "right"):
         error = np.nan_to_num(n_sigma * part[f"x_{side}_stderr"].to_numpy(float))

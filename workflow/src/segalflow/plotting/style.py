@@ -38,6 +38,7 @@ METHOD_COLOURS = {
     "exact": BLACK,
     "snis": BLUE,
     "metropolis": VERMILION,
+    "tempering": YELLOW,
     "metadynamics": GREEN,
     "wang_landau": ORANGE,
     "canonical": PURPLE,
@@ -49,6 +50,7 @@ METHOD_MARKERS = {
     "exact": "x",
     "snis": "o",
     "metropolis": "s",
+    "tempering": "h",
     "metadynamics": "^",
     "wang_landau": "v",
     "canonical": "D",
@@ -60,6 +62,7 @@ METHOD_LABELS = {
     "exact": "exact",
     "snis": "SEGAL + SNIS",
     "metropolis": "Metropolis",
+    "tempering": "replica exchange",
     "metadynamics": "metadynamics",
     "wang_landau": "Wang-Landau",
     "canonical": "canonical",
@@ -163,6 +166,7 @@ def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> list[Pa
         for path in paths[:3]:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], metadata=metadata[path.suffix])
+            figure.set_layout_engine("none")  # the axes stay where the first file has them: finding places is slow
     write_table(paths[3], data)
     return paths
 
