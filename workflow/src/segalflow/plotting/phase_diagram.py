@@ -253,7 +253,7 @@ def plot_phase_diagram(
     axes.set_ylabel(f"temperature ({unit_label(unit)})")
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
-    handles = [] if measured is None else _measured(axes, measured)
+    handles = [] if measured is None else draw_measured(axes, measured)
     _legend(figure, boundaries, methods, any_bad, shaded, handles, leading)
     return figure, _plotted(boundaries, points, states, measured)
 
@@ -301,7 +301,7 @@ def _short_name(line: pd.DataFrame, side: str, species: Sequence[str]) -> str:
     return formula_label(formula)
 
 
-def _measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
+def draw_measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
     """Draw points from experiment, a marker a source, and return what stands for them in the legend."""
     handles = []
     for (source, part), marker in zip(measured.groupby("source", sort=False), itertools.cycle("PXdph8"), strict=False):
