@@ -14,7 +14,7 @@ from segalflow.thermo.order_parameters import COLUMNS as LABELS
 with logged(snakemake.log[0]) as log:
     given = snakemake.input
     boundaries = read_boundaries(given.boundaries)
-    model_error = read_table(given.model_error, MODEL_ERROR) if given.get("model_error") else None
+    model_error = read_table(given.model_error[0], MODEL_ERROR) if given.get("model_error") else None
     if model_error is not None:
         model_error = model_error[model_error["cell"] == snakemake.wildcards.cell]
     save_figure(
