@@ -189,3 +189,10 @@ def test_ternaries_and_two_sublattices(lattice, sizes) -> None:
         cell, occupations = map_to_supercell(atoms, lattice)
         assert np.array_equal(cell.atoms(occupations).symbols, atoms.symbols)
         assert np.array_equal(occupations, atoms.get_array("occupation"))
+
+
+def test_named_structures_alone_are_taken_with_the_pure_elements() -> None:
+    chosen = enumerate_pool(FCC, 4, only=["Cu3Au L1_2", "809a490c5947"])
+    assert [structure_name(s, FCC) for s in chosen] == ["Cu", "Au", "CuAu L1_0", "Cu3Au L1_2"]
+    with pytest.raises(SettingsError, match=r"structures\.only: no structure with up to 2 atoms .* 'Cu3Au L1_2'"):
+        enumerate_pool(FCC, 2, only=["Cu3Au L1_2", "CuAu L1_0"])
