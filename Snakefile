@@ -15,6 +15,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/structures.smk"
 include: "workflow/rules/dft.smk"
+include: "workflow/rules/convergence.smk"
 include: "workflow/rules/expansion.smk"
 include: "workflow/rules/generations.smk"
 include: "workflow/rules/segal.smk"
@@ -53,6 +54,11 @@ rule energies:
             results("dft/{calculation}/dataset.csv"),
             calculation=CONFIG["calculations"],
         ),
+
+
+rule convergence:
+    input:
+        expand(results("figures/convergence_{calculation}.svg"), calculation=STUDIED),
 
 
 rule expansions:

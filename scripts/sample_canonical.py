@@ -1,5 +1,7 @@
 """Sweep the grid with canonical chains at every composition, joined by the work of exchanging one atom."""
 
+from pathlib import Path
+
 from segalflow.ensemble import write_ensemble
 from segalflow.sampling.canonical import sample_canonical
 from segalflow.sampling.inputs import read_inputs
@@ -10,6 +12,7 @@ with logged(snakemake.log[0]) as log:
     table = sample_canonical(
         *inputs.system,
         seed=snakemake.params.seed,
+        work=Path("work") / snakemake.wildcards.study / "canonical" / snakemake.wildcards.cell,
         attributes=inputs.attributes,
         **snakemake.params.settings,
     )

@@ -1,5 +1,7 @@
 """Sweep the grid with variance-constrained chains: windows of composition, joined into every delta_mu."""
 
+from pathlib import Path
+
 from segalflow.ensemble import write_ensemble
 from segalflow.sampling.inputs import read_inputs
 from segalflow.sampling.vcsgc import sample_vcsgc
@@ -10,6 +12,7 @@ with logged(snakemake.log[0]) as log:
     table = sample_vcsgc(
         *inputs.system,
         seed=snakemake.params.seed,
+        work=Path("work") / snakemake.wildcards.study / "vcsgc" / snakemake.wildcards.cell,
         attributes=inputs.attributes,
         **snakemake.params.settings,
     )

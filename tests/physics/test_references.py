@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from calibration import ESTIMATES, assert_calibrated
 
+from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial, ising_polynomial, place_expansion, polynomial_from_terms
 from segalflow.errors import SamplingError
 from segalflow.expansion.hamiltonian import read_expansion
@@ -11,7 +12,15 @@ from segalflow.lattice import Supercell, parent_lattice
 from segalflow.sampling.enumeration import enumerate_exactly, lowest_states
 from segalflow.sampling.metadynamics import sample_metadynamics
 from segalflow.sampling.metropolis import sample_metropolis
-from segalflow.sampling.statistics import autocorrelation_time, bennett_ratio
+from segalflow.sampling.replica_exchange import ReplicaExchange
+from segalflow.sampling.statistics import (
+    autocorrelation_time,
+    bennett_ratio,
+    jackknife_error,
+    leave_one_out_means,
+    student_factor,
+)  # fmt: skip
+from segalflow.sampling.tempering import sample_tempering
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,41 @@ def test_metropolis_says_where_chains_from_two_starts_disagree():
     assert float(table["composition_stderr"][0, 0, 1]) > 0.4
 
 
+def test_replica_exchange_carries_decorations_from_infinite_temperature(ising):
+    """Ising chains with exchanges are right; the table says how decorations travelled."""
+    grid = np.array([1.6, 2.2, 4.0]), np.array([-0.2, 0.0, 0.2])
+    exact = enumerate_exactly(ising, ("down", "up"), *grid)
+    common = (ising, ("down", "up"), *grid)
+    budget = {"sweeps": 6000, "equilibration": 200, "n_ladder": 3, "n_blocks": 10, "measure_every": 4}
+    tables = [sample_tempering(*common, seed=s, **budget, exchange_every=4) for s in range(10)]
+    assert_calibrated(tables, exact, 0.7)
+    table = tables[0]
+    assert table.attrs["method"] == "tempering"
+    renewals, shares = (np.array(table.attrs[n]) for n in ("renewals", "exchange_acceptance_temperature"))
+    assert renewals.shape == (3, 3)
+    assert renewals.min() > 20
+    assert shares.shape == (6, 3)
+    assert 0.05 < shares.min() < shares.max() < 1
+    rare = sample_tempering(*common, seed=0, **budget, exchange_every=1000)
+    assert np.array(rare.attrs["renewals"]).min() < 10
+    assert not rare["reliable"].values.all()
+    with pytest.raises(SamplingError, match=r"tempering\.exchange_every: expected 1 to 6000"):
+        sample_tempering(*common, seed=0, **budget, exchange_every=0)
+
+
+def test_renewals_are_counted_once_for_every_journey(ising):
+    """Three rungs at infinite temperature accept every exchange: the way of each decoration is known."""
+    chains = LockstepChains(ising, np.full(3, np.inf), np.zeros(3), seed=0)
+    exchange = ReplicaExchange(chains, (3, 1, 1), np.random.default_rng(0))
+    seen = []
+    for number in range(6):
+        exchange(number)
+        seen.append(exchange.renewals[:, 0].tolist())
+    # Moves: (0,1), (1,2), (0,1), ...: the decoration of the top comes down one rung at every other exchange.
+    assert seen == [[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 2, 0], [2, 2, 0], [2, 3, 0]]
+    assert exchange.report(3)["exchange_acceptance_temperature"] == [[1.0], [1.0]]
+
+
 def test_metadynamics_reports_stages_that_do_not_get_flat(ising):
     table = sample_metadynamics(
         ising, ("down", "up"), np.array([1.0]), np.array([0.0]), seed=0,
@@ -118,6 +162,14 @@ def test_autocorrelation_time_of_an_autoregressive_series():
         series[:, t] = rho * series[:, t - 1] + noise[:, t]
     assert autocorrelation_time(series).mean() == pytest.approx(0.5 * (1 + rho) / (1 - rho), rel=0.05)
     assert autocorrelation_time(np.full(100, -3.7))[()] == 0.5
+
+
+@pytest.mark.parametrize("groups", [6, 24])
+def test_errors_of_few_groups_are_wide_enough(groups):
+    """Means of Gaussian groups over their errors have variance 1, though each error is itself uncertain."""
+    draws = np.random.default_rng(2).normal(size=(20000, groups))
+    error = student_factor(groups) * jackknife_error(leave_one_out_means(draws, axis=1), axis=1)
+    assert np.std(draws.mean(axis=1) / error) == pytest.approx(1.0, abs=0.03)
 
 
 def test_bennett_ratio_of_two_gaussians_with_its_error():

@@ -16,6 +16,7 @@ from segalflow.lattice import parent_lattice
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 monte_carlo = pytest.importorskip("monte_carlo")
+fresh_process, tables = pytest.importorskip("fresh_process"), pytest.importorskip("tables")
 
 TINY = monte_carlo.Budget(seconds=0.005, rounds=2, chains=256, walkers=4)
 
@@ -66,7 +67,7 @@ def test_tables_say_what_was_asked_for_and_where(report, tmp_path):
     assert len(widths) == 1
     json.dumps(dataclasses.asdict(report))
     readme = tmp_path / "README.md"
-    begin, end = monte_carlo.MARKERS
+    begin, end = tables.MARKERS
     readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     monte_carlo.write_readme(table, readme)
     content = readme.read_text()
@@ -92,7 +93,7 @@ def test_peers_with_another_energy_are_refused(expansion):
 
 def test_start_up_is_measured(expansion, tmp_path):
     expansion.write(tmp_path / "model.json")
-    found = monte_carlo.start_up(tmp_path / "model.json", (4, 4, 4), 256)
+    found = fresh_process.start_up(tmp_path / "model.json", (4, 4, 4), 256)
     assert found["n_sites"] == 64
     assert found["setup_s"] > 0
 
@@ -100,4 +101,4 @@ def test_start_up_is_measured(expansion, tmp_path):
 def test_missing_files_and_markers_are_told(tmp_path, capsys):
     monte_carlo.main(["--reference", str(tmp_path), "--cases", "agpd-125", "--quick"])
     assert "Ag-Pd, 125 sites left out: no file" in capsys.readouterr().out
-    assert all(marker in (monte_carlo.HERE / "README.md").read_text() for marker in monte_carlo.MARKERS)
+    assert all(marker in (monte_carlo.HERE / "README.md").read_text() for marker in tables.MARKERS)

@@ -49,7 +49,7 @@ def assert_same(a: ChainRun, b: ChainRun) -> None:
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, monkeypatch) -> None:
     whole = chain_run(None)
     whole.run(40)
-    monkeypatch.setattr("segalflow.sampling.chains.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("segalflow.sampling.state_file.SAVE_SECONDS", 0.0)
     broken = chain_run(tmp_path)
     move, calls = broken.move, []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -317,10 +319,51 @@ def test_files_are_checked_by_their_checksum(tmp_path) -> None:
         ({"url": data.as_uri()}, SettingsError, "needs the SHA-256"),
         ({"url": (tmp_path / "no").as_uri(), "sha256": good[::-1]}, ArtefactError, "cannot be fetched"),
         ({"path": str(tmp_path / "no")}, ArtefactError, "does not exist"),
+        (
+            {"path": "no", "url": "http://x.invalid/y"},
+            ArtefactError,
+            "fetch it from http://x.invalid/y, or give its SHA",
+        ),
         ({}, SettingsError, "expected 'path'"),
     ):
         with pytest.raises(error, match=words):
             locate(database, tmp_path / "d")
+
+
+def test_a_file_is_fetched_once_and_a_local_one_comes_first(tmp_path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "data.csv").write_text("a\n1\n")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments, directory=str(tmp_path / "public"))
+
+        def log_message(self, *arguments) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/data.csv"
+        database = {
+            "path": str(tmp_path / "mine.csv"),
+            "url": url,
+            "sha256": file_sha256(tmp_path / "public" / "data.csv"),
+        }
+        kept = locate(database, tmp_path / "downloads")
+        assert kept.read_text() == "a\n1\n"
+        assert locate(database, tmp_path / "downloads") == kept
+        assert asked == ["/data.csv"]
+        (tmp_path / "public" / "data.csv").write_text("something else")
+        with pytest.raises(ArtefactError, match="the file has"):
+            locate(database, tmp_path / "other")
+        assert not list((tmp_path / "other").iterdir())  # nothing of it is kept
+        with pytest.raises(ArtefactError, match=r"cannot be fetched \(HTTP Error 404"):
+            locate({**database, "url": url + ".gz"}, tmp_path / "other")
+        server.shutdown()
+    # A local file, of the same content: it is what is read.
+    (tmp_path / "mine.csv").write_text("a\n1\n")
+    assert locate(database, tmp_path / "other") == tmp_path / "mine.csv"
 
 
 @pytest.mark.reference
@@ -357,4 +400,4 @@ def test_the_way_follows_from_engine_and_mode() -> None:
     assert [way_of(s) for s in study.values()] == ["engine", "run", "database", "engine"]
     assert calculations_by(study, "engine") == "a|d"
     assert calculations_by(study, "write") == "(?!)"
-    assert [environment_of(s) for s in study.values()] == ["dft", "dft", "dft", "gpaw"]
+    assert [environment_of(s) for s in study.values()] == ["dft", "vasp", "dft", "gpaw"]

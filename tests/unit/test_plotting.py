@@ -9,7 +9,7 @@ from model_alloys import regular_solution_table
 from segalflow.expansion.hamiltonian import Cluster, ClusterExpansion
 from segalflow.lattice import parent_lattice
 from segalflow.phases.boundaries import boundary_table, merge_boundaries
-from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, find_boundaries
+from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, FROM_PHASE_WEIGHTS, find_boundaries
 from segalflow.plotting import ensemble, expansion, phase_diagram
 from segalflow.plotting.style import formula_label, save_figure
 from segalflow.thermo.comparison import compare_methods
@@ -33,7 +33,8 @@ def tables():
 
 @pytest.fixture(scope="module")
 def boundaries(tables):
-    return merge_boundaries(find_boundaries(c, tables)[0] for c in CRITERIA if c not in FROM_FREE_ENERGY)
+    others = {*FROM_FREE_ENERGY, *FROM_PHASE_WEIGHTS}
+    return merge_boundaries(find_boundaries(c, tables)[0] for c in CRITERIA if c not in others)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,9 @@ def test_comparison_histogram_counts_reliable_conditions_away_from_jumps(tables)
         assert counted[variable] == len(part)
 
 
-def test_an_empty_diagram_says_so(tables, hull):
+def test_an_empty_diagram_says_so_and_a_field_has_its_name(tables, hull, boundaries):
+    figure, _ = phase_diagram.plot_phase_diagram(boundaries, tables, hull, ("A", "B"))
+    assert [t.get_text() for t in figure.axes[0].texts if "+" in t.get_text()] == ["(A)\n+ (B)"]
     figure, data = phase_diagram.plot_phase_diagram(boundary_table([]), tables, hull, ("A", "B"))
     assert any("no boundary found" in t.get_text() for t in figure.axes[0].texts)
     assert "boundary" not in set(data["series"])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
+from segalflow.dft.missing import missing_structures
+from segalflow.plotting.dataset import plot_missing
 from segalflow.reporting.data import describe_data, describe_expansion
 from segalflow.reporting.page import Section, write_summary
 
@@ -47,13 +50,37 @@ def test_ground_states_the_expansion_cannot_tell_apart_are_said() -> None:
 
 
 def test_faults_and_reasons_reach_the_page(repository, tmp_path) -> None:
-    manifest = pd.DataFrame({"n_atoms": [1, 1, 2]})
-    excluded = pd.DataFrame({"reason": ["left its parent lattice"]})
-    data = describe_data("emt", "emt", ["EMT is <wrong> here"], manifest, excluded)
+    dataset = pd.DataFrame({"structure": ["a", "b"], "x": [0.0, 0.5], "n_atoms": [1, 2]})
+    excluded = pd.DataFrame(
+        {
+            "structure": ["c", None],
+            "formula": ["Cu3Au", None],
+            "status": ["collapsed", "failed"],
+            "reason": ["left its parent lattice: strain 0.3", "unparsable: no energy"],
+            "file": ["runs/c", "runs/d"],
+        }
+    )
+    pool = pd.DataFrame({"structure": list("abcd"), "formula": ["Cu", "CuAu", "Cu3Au", "CuAu2"]})
+    missing = missing_structures(dataset, excluded, "Au", pool)
+    data = describe_data("emt", "emt", ["EMT is <wrong> here"], dataset, missing)
     template = repository / "workflow" / "report" / "summary.html.j2"
     write_summary(tmp_path / "s.html", template, "study", "fcc", ["Cu", "Au"], [data, Section("Empty")])
     page = (tmp_path / "s.html").read_text()
-    assert "3 symmetry-distinct structures" in page
-    assert "2 are used, 1 are excluded" in page
+    assert "2 symmetry-distinct structures of up to 2 atoms have energies" in page
+    assert "2 calculations or entries are excluded, each a row of missing.csv" in page
+    assert "structures of up to 3 atoms, 1 have no run or entry (status &#39;absent&#39;)" in page
     assert "EMT is &lt;wrong&gt; here" in page
-    assert "left its parent lattice" in page
+    assert "<td>left its parent lattice</td><td>collapsed</td><td>1</td>" in page
+    # The table keeps every reason and file, and the compositions as far as they are known.
+    assert missing["status"].tolist() == ["absent", "collapsed", "failed"]
+    assert missing["file"].tolist() == ["", "runs/c", "runs/d"]
+    assert missing["reason"].tolist()[1:] == list(excluded["reason"])
+    assert np.allclose(missing["x"], [2 / 3, 0.25, np.nan], equal_nan=True)
+    figure, plotted = plot_missing(dataset, missing, "x")
+    assert plotted[plotted["panel"] == "reason"]["number"].sum() == 3
+    by_composition = plotted[plotted["panel"] == "composition"].groupby("status")["number"].sum()
+    assert by_composition.to_dict() == {"absent": 1, "collapsed": 1, "failed": 1, "used": 2}
+    assert figure.axes[1].get_xticklabels()[-1].get_text() == "?"  # the failed one has no composition
+    complete = missing_structures(dataset, excluded[:0], "Au")
+    assert "nothing is missing" in [t.get_text() for t in plot_missing(dataset, complete, "x")[0].axes[0].texts]
+    assert describe_data("emt", "emt", [], dataset, complete).tables == []

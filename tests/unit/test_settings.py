@@ -96,6 +96,10 @@ BAD = {
     ),
     "unknown element": (edit("lattice", "species", ["Cu", "Ax"]), "'Ax' is not a chemical element"),
     "unknown lattice": (edit("lattice", "name", "fc"), "lattice.name: unknown lattice 'fc'"),
+    "three species": (
+        edit("lattice", "species", ["Cu", "Au", "Pd"]),
+        "lattice.species: expected two species (the workflow treats binary alloys; the library treats more",
+    ),
     "one species": (edit("lattice", "species", ["Cu"]), "lattice.species: expected at least 2 entries"),
     "wrong type": (
         edit("structures", "max_atoms", "six"),

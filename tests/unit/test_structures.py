@@ -3,10 +3,11 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase import Atoms
 
-from segalflow.artefacts import read_structures, write_structures
+from segalflow.artefacts import read_structures, read_table, write_structures, write_table
 from segalflow.errors import ArtefactError, SettingsError
 from segalflow.lattice import ParentLattice, Supercell, lattice_operations, map_to_supercell, parent_lattice
 from segalflow.structures.enumeration import enumerate_pool, iterate_structures
@@ -116,6 +117,8 @@ def test_ids_that_look_like_numbers_stay_texts(tmp_path) -> None:
     write_structures(tmp_path / "pool.extxyz", structures)
     assert [a.info for a in read_structures(tmp_path / "pool.extxyz")] == [a.info for a in structures]
     assert [a.info["structure"] for a in structures] == names
+    write_table(tmp_path / "pool.csv", pd.DataFrame({"structure": names, "x": 0.5}))
+    assert read_table(tmp_path / "pool.csv")["structure"].tolist() == names
 
 
 def test_nine_atoms_stream_into_a_selection() -> None:

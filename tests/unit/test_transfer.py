@@ -84,7 +84,8 @@ def test_a_transferred_network_serves_and_is_tuned() -> None:
     (a, a_error, ness), (b, b_error, _) = estimates
     assert abs(a - b) < 4 * np.hypot(a_error, b_error)
     assert ness > 0.2
-    assert tuned.history["loss"].tail(10).mean() < fresh.history["loss"].tail(10).mean()
+    # On the same decorations: the networks' own draws are proposed to the pool later only.
+    assert (tuned.history["loss"].head(4) < fresh.history["loss"].head(4) - 1).all()
 
 
 @pytest.mark.parametrize(

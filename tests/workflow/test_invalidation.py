@@ -17,13 +17,20 @@ LABELS = {"label_phases", "plot_phases", *BOUNDARIES}
 CALPHAD = {"export_tdb", "write_summary"}  # of the first method with samples, SNIS in the tiny study
 SNIS = {"sample_snis", "export_tdb", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
-CHAINS = {"sample_metropolis", "sample_metadynamics", "sample_canonical", "sample_vcsgc", "sample_scan"}
+CHAINS = {
+    "sample_metropolis",
+    "sample_tempering",
+    "sample_metadynamics",
+    "sample_canonical",
+    "sample_vcsgc",
+    "sample_scan",
+}
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
 FIT = {"fit_expansion", "plot_expansion", "plot_learning_curve", "build_cell", "choose_grid", *SAMPLERS}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
 AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
-DATASET = {"build_dataset", *FIT}
+DATASET = {"build_dataset", "plot_missing", *FIT}
 
 
 def put(*keys_and_value):

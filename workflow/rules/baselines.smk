@@ -24,6 +24,32 @@ rule sample_metropolis:
         "../../scripts/sample_metropolis.py"
 
 
+rule sample_tempering:
+    input:
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
+        grid="results/{study}/grids/{cell}.json",
+    output:
+        table="results/{study}/ensemble/{cell}/tempering.nc",
+        samples="results/{study}/ensemble/{cell}/tempering_samples.nc",
+    log:
+        "logs/{study}/sample_tempering/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/sample_tempering/{cell}.tsv"
+    conda:
+        "../../envs/sampling.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("sample_tempering.py"),
+        settings=for_cell("tempering"),
+        seed=seed("sample_tempering"),
+    script:
+        "../../scripts/sample_tempering.py"
+
+
 rule sample_metadynamics:
     input:
         model=of_expansion("model.json"),

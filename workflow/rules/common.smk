@@ -77,11 +77,11 @@ def block(*keys):
 
 
 def calculation(wildcards):
-    """Settings of one calculation, without those that concern only the dataset."""
+    """Settings of one calculation, without those that concern only the dataset or the convergence study."""
     return {
         k: v
         for k, v in CONFIG["calculations"][wildcards.calculation].items()
-        if k != "minimum_fraction"
+        if k not in ("minimum_fraction", "convergence")
     }
 
 
@@ -237,7 +237,7 @@ def last_refined(suffix):
 ENSEMBLES = ensembles(CONFIG["cells"])
 DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
 # Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
-SAMPLED = ["snis", "metropolis"]
+SAMPLED = ["snis", "metropolis", "tempering"]
 RESOLVED = [*SAMPLED, "metadynamics", "canonical", "vcsgc", "wang_landau", "exact"]
 FROM_FREE_ENERGY = ["common_tangent", "equal_weight", "critical_point"]
 PUBLISHED = [

@@ -38,6 +38,15 @@ def dataset_rejects(wildcards):
     return of_this("rejects.csv")(wildcards) if made_before(wildcards) else []
 
 
+def pool_of_ingestion(wildcards):
+    """The enumerated pool, beside which an ingestion that takes what it finds has gaps."""
+    return (
+        results("structures/manifest.csv")
+        if way(wildcards) in ("ingest", "database")
+        else []
+    )
+
+
 def written(path):
     """A file on the inputs that the workflow wrote, where it is the one that writes them."""
     return lambda wildcards: (
@@ -67,6 +76,8 @@ def existing_runs(wildcards):
 
 
 def local_database(wildcards):
-    """Local files of a database (a URL is fetched by its job)."""
+    """Local files of a database (a URL is fetched by its job, where there is no local file)."""
     database = CONFIG["calculations"][wildcards.calculation]["database"]
-    return [database[key] for key in ("path", "structures") if database.get(key)]
+    path = database.get("path")
+    kept = path and (Path(path).exists() or not database.get("url"))
+    return [*([path] if kept else []), *filter(None, [database.get("structures")])]

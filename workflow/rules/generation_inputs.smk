@@ -128,13 +128,3 @@ def seed_of_fit(wildcards):
 def usable_fraction(wildcards):
     """Smallest usable fraction of the calculations that the wildcard's expansion is fitted to."""
     return CONFIG["calculations"][calculation_of(wildcards)]["minimum_fraction"]
-
-
-def manifests(wildcards):
-    """The structures of every calculation, one table each."""
-    return [
-        results(
-            f"dft/{name}/generations.csv" if PROPOSERS else "structures/manifest.csv"
-        )
-        for name in CONFIG["calculations"]
-    ]

@@ -1,3 +1,42 @@
+rule plot_missing:
+    input:
+        dataset="results/{study}/dft/{calculation}/dataset.csv",
+        excluded="results/{study}/dft/{calculation}/excluded.csv",
+        pool=pool_of_ingestion,
+    output:
+        table=report(
+            "results/{study}/dft/{calculation}/missing.csv",
+            caption="../report/missing_table.rst",
+            category="2 Energies and expansion",
+            labels={
+                "figure": "missing energies (table)",
+                "expansion": "{calculation}",
+            },
+        ),
+        missing=report(
+            "results/{study}/figures/missing_{calculation}.svg",
+            caption="../report/missing.rst",
+            category="2 Energies and expansion",
+            labels={"figure": "missing energies", "expansion": "{calculation}"},
+        ),
+        beside=multiext("results/{study}/figures/missing_{calculation}", ".png", ".csv"),
+    log:
+        "logs/{study}/plot_missing/{calculation}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_missing/{calculation}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_missing.py"),
+        species=CONFIG["lattice"]["species"],
+    script:
+        "../../scripts/plot_missing.py"
+
+
 rule plot_expansion:
     input:
         model="results/{study}/expansion/{expansion}/model.json",
@@ -432,10 +471,16 @@ rule plot_interactive_diagram:
 rule write_summary:
     input:
         template=str(ROOT / "workflow" / "report" / "summary.html.j2"),
-        manifests=manifests,
-        excluded=expand(
-            "results/{{study}}/dft/{calculation}/excluded.csv",
+        datasets=expand(
+            "results/{{study}}/dft/{calculation}/dataset.csv",
             calculation=CONFIG["calculations"],
+        ),
+        missing=expand(
+            "results/{{study}}/dft/{calculation}/missing.csv",
+            calculation=CONFIG["calculations"],
+        ),
+        convergence=expand(
+            "results/{{study}}/dft/{calculation}/convergence.json", calculation=STUDIED
         ),
         metrics=expand(
             "results/{{study}}/expansion/{expansion}/metrics.json",
@@ -506,6 +551,10 @@ rule write_summary:
 
 
 FIGURES = [
+    *expand(results("figures/convergence_{calculation}.svg"), calculation=STUDIED),
+    *expand(
+        results("figures/missing_{calculation}.svg"), calculation=CONFIG["calculations"]
+    ),
     *expand(results("figures/hull_{expansion}.svg"), expansion=WITH_HULL),
     *expand(results("figures/learning_curve_{expansion}.svg"), expansion=FITTED),
     *expand(results("figures/generations_{expansion}.svg"), expansion=PROPOSING),

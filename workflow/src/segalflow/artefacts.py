@@ -132,7 +132,9 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     import pandas as pd  # late: calculation jobs start by the hundred and need no tables
 
     try:
-        table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
+        # Ids of structures may consist of digits, or of digits and an e: they are texts all the same.
+        is_parquet = Path(path).suffix == ".parquet"
+        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype={"structure": str})
     except FileNotFoundError:
         raise ArtefactError(f"{path}: the file does not exist") from None
     except pd.errors.EmptyDataError:

@@ -2,10 +2,15 @@
 
 Dimensions are ``temperature``, ``delta_mu`` and ``species``; every estimate ``name`` has its standard error
 beside it as ``name_stderr``. Boundary extraction, plots and comparisons read this table and never know the method.
+
+With more than one exchange of species there is one dimension each, ``delta_mu_1``, ``delta_mu_2``, ..., named by the
+coordinate ``exchange`` (``Au-Cu`` for mu(Au) - mu(Cu)), and ``susceptibility`` is a matrix over ``exchange`` (of
+which fraction) and ``potential`` (by which delta_mu).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +83,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
         False,
     ),
     "repaired": (GRID, "1", "1", "1 where the estimate comes from a repair of weak importance weights, else 0", False),
-    "extrapolated": (GRID, "1", "1", "1 where a network served a condition outside its trained domain, else 0", False),
+    "extrapolated": (GRID, "1", "1", "1 where a network served conditions outside its trained domain, else 0", False),
     "round": (
         GRID,
         "1",
@@ -95,6 +100,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str, bool]] = {
     ),
 }
 
+LEFT_OUT = "log_weight_left_out"
+"""Name of the optional variable of `with_walkers`."""
+
 REQUIRED = ("composition", "energy", "heat_capacity", "susceptibility", "n_samples", "energy_evaluations", "reliable")
 
 COUNTS = ("n_samples", "energy_evaluations", "full_energy_evaluations", "reliable", "repaired")
@@ -104,7 +112,7 @@ COUNTS = ("n_samples", "energy_evaluations", "full_energy_evaluations", "reliabl
 def ensemble_table(
     method: str,
     temperature: np.ndarray,
-    delta_mu: np.ndarray,
+    delta_mu: np.ndarray | Mapping[str, np.ndarray],
     species: Sequence[str],
     variables: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
@@ -115,8 +123,9 @@ def ensemble_table(
     Args:
         method: ``snis``, ``metropolis``, ``metadynamics``, ``exact``, ...
         temperature: shape (n_temperatures,), K (or J/k_B), increasing.
-        delta_mu: shape (n_delta_mu,), mu_1 - mu_0 in eV per exchanged atom (or J), increasing.
-        species: species of the sublattice; index 0 is the reference of delta_mu.
+        delta_mu: shape (n_delta_mu,), mu_1 - mu_0 in eV per exchanged atom (or J), increasing; for several exchanges
+            the axis of each by its label.
+        species: species of the sublattice, index 0 is the reference of delta_mu; for several exchanges all elements.
         variables: arrays by name (see `VARIABLES`); a standard error is passed as ``<name>_stderr``.
         attributes: cell, model hash, chemical-potential reference, seeds, settings; plain types.
         energy_unit: ``"eV"`` or ``"J"``.
@@ -124,13 +133,20 @@ def ensemble_table(
     Raises:
         ArtefactError: if a variable is unknown, has the wrong shape, or a required one or its error is missing.
     """
-    sizes = {"temperature": len(temperature), "delta_mu": len(delta_mu), "species": len(species)}
+    axes = _axes(delta_mu, species)
+    grid = ("temperature", *axes)
+    sizes = {"temperature": len(temperature), **{k: len(v) for k, (v, _) in axes.items()}, "species": len(species)}
+    if len(axes) > 1:
+        sizes |= {"exchange": len(axes), "potential": len(axes)}
     data: dict[str, Any] = {}
     for name, values in variables.items():
         base = name.removesuffix("_stderr")
         if base not in VARIABLES or (name != base and not VARIABLES[base][4]):
             raise ArtefactError(f"ensemble table of '{method}': unknown variable '{name}'")
         dimensions, unit, toy_unit, long_name, _ = VARIABLES[base]
+        dimensions = (*grid, *dimensions[len(GRID) :])
+        if base == "susceptibility" and len(axes) > 1:
+            dimensions = (*dimensions, "exchange", "potential")
         values = np.asarray(values, dtype=np.float64)
         if "n_atoms" in dimensions:
             sizes.setdefault("n_atoms", values.shape[-1])
@@ -152,13 +168,15 @@ def ensemble_table(
             np.asarray(temperature, float),
             {"units": temperature_unit, "long_name": "temperature"},
         ),
-        "delta_mu": (
-            "delta_mu",
-            np.asarray(delta_mu, float),
-            {"units": energy_unit, "long_name": f"mu({species[1]}) - mu({species[0]})"},
-        ),
+        **{
+            name: (name, values, {"units": energy_unit, "long_name": long_name})
+            for name, (values, long_name) in axes.items()
+        },
         "species": ("species", np.array(list(species), dtype=object)),
     }
+    if len(axes) > 1:
+        labels = np.array(list(delta_mu), dtype=object)
+        coordinates |= {"exchange": ("exchange", labels), "potential": ("potential", labels)}
     if "n_atoms" in sizes:
         coordinates["n_atoms"] = (
             "n_atoms",
@@ -167,6 +185,36 @@ def ensemble_table(
         )
     attrs = {"schema": SCHEMA, "method": method, "energy_unit": energy_unit, **attributes}
     return xr.Dataset(data, coords=coordinates, attrs=attrs)
+
+
+def with_walkers(table: xr.Dataset, log_weight: np.ndarray) -> xr.Dataset:
+    """Return a table that also holds how its weights by composition scatter over independent walkers.
+
+    Args:
+        table: an ensemble table that resolves composition.
+        log_weight: ``log sum exp(-U/kT)`` by composition, up to a constant, with one walker left out, shape
+            (n_temperatures, n_walkers, n_sites + 1); NaN where nothing is known.
+    """
+    meaning = {"units": "1", "long_name": "logarithm of sum exp(-U/kT) at a composition with one walker left out"}
+    return table.assign({LEFT_OUT: (("temperature", "walker", "n_atoms"), log_weight, meaning)})
+
+
+def _axes(delta_mu: np.ndarray | Mapping[str, np.ndarray], species: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
+    """Return values and meaning of every axis of chemical potentials by the name of its dimension."""
+    if not isinstance(delta_mu, Mapping):
+        return {"delta_mu": (np.asarray(delta_mu, float), f"mu({species[1]}) - mu({species[0]})")}
+    found = {}
+    for number, (label, values) in enumerate(delta_mu.items(), start=1):
+        name, _, reference = label.partition("-")
+        key = "delta_mu" if len(delta_mu) == 1 else f"delta_mu_{number}"
+        found[key] = (np.asarray(values, float), f"mu({name}) - mu({reference})")
+    return found
+
+
+def grid_dimensions(table: xr.Dataset) -> tuple[str, ...]:
+    """Return the dimensions of the conditions of a table: temperature and every delta_mu."""
+    names = itertools.takewhile(table.sizes.__contains__, (f"delta_mu_{k}" for k in itertools.count(1)))
+    return ("temperature", *(("delta_mu",) if "delta_mu" in table.sizes else names))
 
 
 def source_attributes(cell: str, reference: Mapping[str, Any], model_path: str | Path) -> dict[str, Any]:

@@ -87,6 +87,9 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         return f"{where}: expected a number {sign} {error.validator_value}, found {error.instance!r}"
     if error.validator in ("minItems", "minProperties"):
         return f"{where}: expected at least {error.validator_value} entries, found {error.instance!r}"
+    if error.validator == "maxItems":
+        wanted = error.schema.get("x-expected", f"at most {error.validator_value} entries")
+        return f"{where}: expected {wanted}, found {error.instance!r}"
     if error.validator == "pattern":
         return f"{where}: {error.instance!r} does not fit the pattern {error.validator_value}"
     if error.validator in ("oneOf", "anyOf"):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segalflow.cells import build_cell, choose_grid
+from segalflow.dft.convergence import plan_points
 from segalflow.dft.engines import check_engine
 from segalflow.dft.ways import ENGINE, RUN, way_of
 from segalflow.energy.kinds import EXPANSION, KINDS, Kind, check_kind, check_methods, kind_of
@@ -22,7 +23,9 @@ from segalflow.units import BOLTZMANN_EV_PER_K
 REFINERS = ("composition_jump", "common_tangent", "equal_weight")
 """Criteria whose points can be refined (`segalflow.phases.refinement.REFINERS`, which needs the whole analysis)."""
 
-CELL_OVERRIDES = ("grid", "segal", "snis", "metropolis", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau")
+CELL_OVERRIDES = (
+    "grid", "segal", "snis", "metropolis", "tempering", "metadynamics", "canonical", "vcsgc", "scan", "wang_landau",
+)  # fmt: skip
 
 
 def cell_settings(config: Mapping[str, Any], cell: str, block: str) -> dict[str, Any]:
@@ -74,6 +77,8 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
             check_engine(
                 calculation["engine"], calculation["parameters"], lattice.elements, calculation["allow_unphysical"]
             )
+            if calculation.get("convergence"):
+                plan_points(calculation, lattice.elements)
         except SegalflowError as error:
             raise type(error)(f"calculations.{name}: {error}") from None
     for name, expansion in config["expansions"].items():

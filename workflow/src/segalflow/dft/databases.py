@@ -45,10 +45,10 @@ class Entry:
 
 
 def locate(database: Mapping[str, Any], downloads: Path) -> Path:
-    """Return the local file of a database: ``path``, or a verified copy of ``url``.
+    """Return the local file of a database: ``path`` where that exists, else a verified copy of ``url``.
 
     Args:
-        database: settings with ``path`` or ``url`` and ``sha256``; a path comes before a URL.
+        database: settings with ``path``, or ``url`` and ``sha256``, or all of them.
         downloads: folder of the copies, each named by its checksum.
 
     Raises:
@@ -56,9 +56,10 @@ def locate(database: Mapping[str, Any], downloads: Path) -> Path:
         ArtefactError: if the file is missing, cannot be fetched, or has another checksum.
     """
     path, url, expected = database.get("path"), database.get("url"), database.get("sha256")
-    if path:
-        if not Path(path).is_file():
-            raise ArtefactError(f"{path}: the file does not exist (database.path)")
+    if path and not Path(path).is_file() and not (url and expected):
+        advice = f"; fetch it from {url}, or give its SHA-256 as database.sha256 to have it fetched" if url else ""
+        raise ArtefactError(f"{path}: the file does not exist (database.path){advice}")
+    if path and Path(path).is_file():
         found = file_sha256(path)
         if expected and found != expected.lower():
             raise ArtefactError(f"{path}: expected SHA-256 {expected} (database.sha256), found {found}")

@@ -29,7 +29,7 @@ class Dataset:
     Attributes:
         structures: usable structures; ``info`` holds structure, energy (eV), formation_energy (eV/atom), x.
         table: one row a usable structure.
-        excluded: one row a structure left out, with status and reason.
+        excluded: one row a structure left out, with status, reason and the file that says so.
         end_members: energy of the pure species, eV/atom.
     """
 
@@ -42,6 +42,8 @@ class Dataset:
 def read_records(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Return the records in some files, one a file or (from an ingestion) all in one, and the end members they state.
 
+    A record that names no ``file`` that it comes from is given its own.
+
     Raises:
         ArtefactError: if a file is missing, damaged or of another schema.
     """
@@ -53,7 +55,7 @@ def read_records(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dic
             records += content["records"]
             end_members.update(content["end_members"])
         else:
-            records.append(read_json(path, RECORD_SCHEMA))
+            records.append({"file": str(path), **read_json(path, RECORD_SCHEMA)})
     return records, end_members
 
 
@@ -132,11 +134,12 @@ def build_dataset(
             "formula": s.get_chemical_formula(mode="metal"),
             "status": by_id[s.info["structure"]]["status"],
             "reason": by_id[s.info["structure"]]["reason"],
+            "file": by_id[s.info["structure"]].get("file", ""),
         }
         for s in pool
         if by_id[s.info["structure"]]["status"] != CONVERGED
     ]
-    excluded = pd.DataFrame(rejected, columns=["structure", "formula", "status", "reason"])
+    excluded = pd.DataFrame(rejected, columns=["structure", "formula", "status", "reason", "file"])
     if rejects is not None:
         excluded = rejects
     for atoms in structures:

@@ -21,6 +21,7 @@ from segalflow.dft.calculation import CONVERGED, FAILED
 from segalflow.dft.dataset import RECORDS_SCHEMA
 from segalflow.dft.gate import DUPLICATE, MISMATCH, MISSING, Examined, Limits, examine
 from segalflow.dft.matching import Match
+from segalflow.dft.missing import kind_of_reason
 from segalflow.dft.vasp_inputs import request_of
 from segalflow.dft.vasp_outputs import output_files
 from segalflow.errors import DatasetError, SegalflowError, SettingsError
@@ -126,7 +127,7 @@ def _reject(candidate: Candidate) -> dict[str, str]:
 def summarise(rejects: pd.DataFrame, n_used: int) -> pd.DataFrame:
     """Return the number of runs by status and kind of reason (what stands before the colon), with an example."""
     rows = [{"status": "used", "reason": "", "runs": n_used, "example": ""}]
-    kinds = rejects.assign(kind=rejects["reason"].astype(str).str.split(":").str[0])
+    kinds = rejects.assign(kind=rejects["reason"].map(kind_of_reason))
     for (status, kind), group in kinds.groupby(["status", "kind"], sort=True):
         first = group.iloc[0]
         rows.append(

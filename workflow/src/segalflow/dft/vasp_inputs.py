@@ -269,14 +269,18 @@ INSTRUCTIONS = """VASP inputs of study '{study}', calculation '{calculation}'
 1. POTCAR: {potcar_step}
 2. Run VASP in each folder. A run that was cut short or did not converge may be continued in place
    (cp CONTCAR POSCAR) as often as needed; leave vasprun.xml and OUTCAR there (gzip is fine).
-3. Run the same snakemake command again: finished folders pass the gate and become the dataset; the others are listed
-   with their reasons in excluded.csv.
-   Folders calculated elsewhere can be brought in by `mode: ingest` with `runs.folders` (a glob) or `runs.manifest`.
+3. Run the same snakemake command again: {outcome}
 """
 
+OUTCOME = """finished folders pass the gate and become the dataset; the others are listed
+   with their reasons in excluded.csv.
+   Folders calculated elsewhere can be brought in by `mode: ingest` with `runs.folders` (a glob) or `runs.manifest`."""
 
-def instructions(study: str, calculation: str, manifest: str, n: int, family: str, in_place: int) -> str:
-    """Return what a person has to do with the written folders."""
+
+def instructions(
+    study: str, calculation: str, manifest: str, n: int, family: str, in_place: int, outcome: str = OUTCOME
+) -> str:
+    """Return what a person has to do with the written folders, and what becomes of them."""
     title = f"VASP inputs of study '{study}', calculation '{calculation}'"
     ready = in_place == n
     return INSTRUCTIONS.format(
@@ -285,6 +289,7 @@ def instructions(study: str, calculation: str, manifest: str, n: int, family: st
         rule="=" * len(title),
         n=n,
         manifest=manifest,
+        outcome=outcome,
         potcar=" and POTCAR" if ready else "",
         potcar_step=(
             "assembled from this site's library."

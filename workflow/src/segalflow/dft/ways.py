@@ -30,4 +30,4 @@ def calculations_by(calculations: Mapping[str, Mapping[str, Any]], *ways: str) -
 
 def environment_of(settings: Mapping[str, Any]) -> str:
     """Return the name of the conda environment file of an engine (without suffix)."""
-    return settings["engine"] if settings["engine"] in ("gpaw", "chgnet") else "dft"
+    return settings["engine"] if settings["engine"] in ("gpaw", "chgnet", "vasp") else "dft"

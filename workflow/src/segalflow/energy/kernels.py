@@ -25,6 +25,11 @@ Rows = namedtuple("Rows", "words row_bytes bits")
 # Groups of monomials (`segalflow.energy.groups.GroupTable`) with their coefficients ready for use.
 Groups = namedtuple("Groups", "start n_others n_packs position factor base index")
 
+# Work arrays of the sweeps, one entry a lane: made by `work_space`, so that no allocation has to be compiled.
+Space = namedtuple(
+    "Space", "counts count_bytes words random field argument mantissa exponent scale hits other up down flags"
+)
+
 MAX_COUNT = 252
 """Most monomials in a counting group: fits a byte."""
 PACK = 4
@@ -47,6 +52,21 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
         0.00021865784823863317,
     )
 )
+
+
+def work_space(lanes: int) -> Space:
+    """Return the work arrays of sweeps over blocks of `lanes` chains: parts of one array, at fixed distances."""
+    memory = np.zeros(38 * lanes // 8, np.uint64)
+    quads = memory.view(np.uint8)[: 36 * lanes].reshape(9, 4 * lanes)
+    field, argument, mantissa, other, up, down, exponent, hits, random = quads
+    counts, flags = memory.view(np.uint8)[36 * lanes : 38 * lanes].reshape(2, lanes)
+    field, argument, mantissa, other, up, down, scale = (
+        row.view(np.float32) for row in (field, argument, mantissa, other, up, down, exponent)
+    )
+    return Space(
+        counts.view(np.uint64), counts, random.view(np.uint64), random.view(np.uint32), field, argument, mantissa,
+        exponent.view(np.int32), scale, hits.view(np.uint32), other, up, down, flags,
+    )  # fmt: skip
 
 
 @numba.njit(cache=True, fastmath=False, inline="always")
@@ -158,27 +178,23 @@ def shuffle(order, state):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, fastmath=False)
-def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  # pragma: no cover - compiled
+def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted, space):  # pragma: no cover - compiled
     """Visit the sites of `orders` (n_sweeps, n_sites) in every block; count accepted flips per lane.
 
     `beta` is log2(e)/kT and `dmu` the chemical-potential difference, float32 (blocks, lanes).
     """
     n_blocks, _, lanes = rows.row_bytes.shape
     sliced = rows.bits.shape[2] > 0
-    counts = np.zeros(lanes // 8, np.uint64)
-    count_bytes = counts.view(np.uint8)
-    words = np.zeros(lanes // 2, np.uint64)
-    random = words.view(np.uint32)
-    field = np.zeros(lanes, np.float32)
-    argument = np.zeros(lanes, np.float32)
-    mantissa = np.zeros(lanes, np.float32)
-    exponent = np.zeros(lanes, np.int32)
-    scale = exponent.view(np.float32)
-    hits = np.zeros(lanes, np.uint32)
+    counts, count_bytes, words, random, field, argument, mantissa, exponent, scale = (
+        space.counts, space.count_bytes, space.words, space.random, space.field, space.argument, space.mantissa,
+        space.exponent, space.scale,
+    )  # fmt: skip
+    hits = space.hits
     for block in range(n_blocks):
         block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]
         block_beta, block_dmu, block_state = beta[block], dmu[block], state[block]
-        hits[:] = 0
+        for lane in range(lanes):
+            hits[lane] = 0
         for n in range(orders.shape[0]):
             for visit in range(orders.shape[1]):
                 site = orders[n, visit]
@@ -214,7 +230,7 @@ def sweep_blocks(rows, orders, groups, beta, dmu, heat_bath, state, accepted):  
 
 
 @numba.njit(cache=True, fastmath=False)
-def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover - compiled
+def swap_sweeps(rows, pairs, groups, beta, state, accepted, space):  # pragma: no cover - compiled
     """Heat-bath swaps of the spins on `pairs` (n_sweeps, n_pairs, 2) in every block; count accepted swaps per lane.
 
     Lanes whose two spins are equal stay. The energy change is that of flipping the first site, and then the second in
@@ -222,17 +238,11 @@ def swap_sweeps(rows, pairs, groups, beta, state, accepted):  # pragma: no cover
     """
     n_blocks, _, lanes = rows.row_bytes.shape
     sliced = rows.bits.shape[2] > 0
-    counts = np.zeros(lanes // 8, np.uint64)
-    count_bytes = counts.view(np.uint8)
-    words = np.zeros(lanes // 2, np.uint64)
-    random = words.view(np.uint32)
-    first_field = np.zeros(lanes, np.float32)
-    field = np.zeros(lanes, np.float32)
-    argument = np.zeros(lanes, np.float32)
-    mantissa = np.zeros(lanes, np.float32)
-    exponent = np.zeros(lanes, np.int32)
-    scale = exponent.view(np.float32)
-    unequal = np.zeros(lanes, np.uint8)
+    counts, count_bytes, words, random, field, argument, mantissa, exponent, scale = (
+        space.counts, space.count_bytes, space.words, space.random, space.field, space.argument, space.mantissa,
+        space.exponent, space.scale,
+    )  # fmt: skip
+    first_field, unequal = space.other, space.flags
     for block in range(n_blocks):
         block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]
         block_beta, block_state = beta[block], state[block]
@@ -332,7 +342,7 @@ def swap_lanes(row_bytes, n_sites, first, second):  # pragma: no cover - compile
 
 @numba.njit(cache=True, fastmath=False)
 def biased_sweeps(
-    rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, tempering, accepted
+    rows, orders, groups, beta, state, n_plus, bias_row, bias, visits, deposit, tempering, accepted, space
 ):  # pragma: no cover - compiled
     """Heat-bath sweeps of exp(-U/kT - bias[n_plus]); every step adds to the bias and 1 to the visits.
 
@@ -345,18 +355,11 @@ def biased_sweeps(
     n_blocks, _, lanes = rows.row_bytes.shape
     sliced = rows.bits.shape[2] > 0
     highest = bias.shape[1] - 1
-    counts = np.zeros(lanes // 8, np.uint64)
-    count_bytes = counts.view(np.uint8)
-    words = np.zeros(lanes // 2, np.uint64)
-    random = words.view(np.uint32)
-    field = np.zeros(lanes, np.float32)
-    argument = np.zeros(lanes, np.float32)
-    mantissa = np.zeros(lanes, np.float32)
-    exponent = np.zeros(lanes, np.int32)
-    scale = exponent.view(np.float32)
-    flips = np.zeros(lanes, np.uint8)
-    step_up = np.zeros(lanes, np.float32)
-    step_down = np.zeros(lanes, np.float32)
+    counts, count_bytes, words, random, field, argument, mantissa, exponent, scale = (
+        space.counts, space.count_bytes, space.words, space.random, space.field, space.argument, space.mantissa,
+        space.exponent, space.scale,
+    )  # fmt: skip
+    flips, step_up, step_down = space.flags, space.up, space.down
     log2e = np.float32(1.4426950408889634)
     for block in range(n_blocks):
         block_words, block_bytes, block_bits = rows.words[block], rows.row_bytes[block], rows.bits[block]

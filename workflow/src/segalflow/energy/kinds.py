@@ -12,7 +12,7 @@ from typing import Any
 from segalflow.errors import SettingsError, suggest
 
 EXPANSION = "cluster_expansion"
-ANY_MODEL = ("exact", "snis", "metropolis")
+ANY_MODEL = ("exact", "snis", "metropolis", "tempering")
 """Methods that ask a model only for energies; the others count in the terms of a spin polynomial."""
 
 

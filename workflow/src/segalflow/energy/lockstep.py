@@ -100,6 +100,7 @@ class LockstepChains:
         bits = np.zeros((self._blocks, model.n_sites + 1, self._lanes // 64 if self._sliced else 0), dtype=np.uint64)
         self._rows = kernels.Rows(words, words.view(np.uint8), bits)
         self._bytes = self._rows.row_bytes
+        self._space = kernels.work_space(self._lanes)
         states = seed_states(seed, 1 + self._blocks * (self._lanes // 2))
         self._order_state = np.ascontiguousarray(states[:, :1])
         self._state = np.ascontiguousarray(states[:, 1:].reshape(4, self._blocks, -1).transpose(1, 0, 2))
@@ -192,7 +193,15 @@ class LockstepChains:
         orders = self._orders(n)
         accepted = np.zeros((self._blocks, self._lanes), dtype=np.int64)
         kernels.sweep_blocks(
-            self._rows, orders, self._sites, self._beta, self._dmu, RULES[self.rule], self._state, accepted
+            self._rows,
+            orders,
+            self._sites,
+            self._beta,
+            self._dmu,
+            RULES[self.rule],
+            self._state,
+            accepted,
+            self._space,
         )
         self.energy_evaluations += n * n_sites * self.n_chains
         return accepted.ravel()[: self.n_chains] / max(n * n_sites, 1)
@@ -229,7 +238,7 @@ class LockstepChains:
         accepted = np.zeros(shape, dtype=np.int64)
         kernels.biased_sweeps(
             self._rows, orders, self._sites, self._beta, self._state, plus.reshape(shape), rows.reshape(shape), bias,
-            seen, float(deposit), float(tempering), accepted,
+            seen, float(deposit), float(tempering), accepted, self._space,
         )  # fmt: skip
         visits += seen.reshape(size, -1)[: self.n_chains]
         self.energy_evaluations += n * n_sites * self.n_chains
@@ -245,7 +254,7 @@ class LockstepChains:
         orders = self._orders(n)
         pairs = np.ascontiguousarray(orders[:, : n_sites // 2 * 2].reshape(n, -1, 2))
         accepted = np.zeros((self._blocks, self._lanes), dtype=np.int64)
-        kernels.swap_sweeps(self._rows, pairs, self._sites, self._beta, self._state, accepted)
+        kernels.swap_sweeps(self._rows, pairs, self._sites, self._beta, self._state, accepted, self._space)
         # A swap takes two local fields.
         self.energy_evaluations += 2 * n * pairs.shape[1] * self.n_chains
         return accepted.ravel()[: self.n_chains] / max(n * pairs.shape[1], 1)
@@ -292,12 +301,15 @@ class LockstepChains:
 
 def exchange_grid(
     chains: LockstepChains, shape: tuple[int, ...], axis: int, parity: int, rng: np.random.Generator
-) -> float:
-    """Swap decorations between neighbouring conditions of a grid (replica exchange) and return the acceptance.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Swap decorations between neighbouring conditions of a grid (replica exchange).
 
     Chain c sits at ``np.unravel_index(c, shape)``: (n_temperatures, n_delta_mu) or with further axes of independent
     replicas behind. Pairs (k, k+1) along `axis` with k of the given parity are tried with the exact probability
     ``min(1, exp[(beta_a - beta_b)(U_a - U_b) - (beta_a dmu_a - beta_b dmu_b)(N_a - N_b)])``.
+
+    Returns:
+        first and second chain of the pairs tried, and whether they swapped, shape (n_pairs,) each.
 
     Raises:
         SamplingError: if the shape does not hold the chains.
@@ -307,13 +319,14 @@ def exchange_grid(
     numbers = np.moveaxis(np.arange(chains.n_chains).reshape(shape), axis, 0)
     first, second = numbers[parity:-1:2].ravel(), numbers[parity + 1 :: 2].ravel()
     if not len(first):
-        return float("nan")
+        return first, second, np.zeros(0, bool)
     energy, n_plus = chains.energies(), chains.n_plus()
     beta = 1.0 / (chains.model.boltzmann * chains.temperature)
-    pull = beta * chains.delta_mu
-    log_ratio = (beta[first] - beta[second]) * (energy[first] - energy[second]) - (pull[first] - pull[second]) * (
-        n_plus[first] - n_plus[second]
-    )
+    # One column an exchange of species; a binary has one.
+    n_plus, delta_mu = (values.reshape(chains.n_chains, -1) for values in (n_plus, chains.delta_mu))
+    pull = beta[:, None] * delta_mu
+    log_ratio = (beta[first] - beta[second]) * (energy[first] - energy[second])
+    log_ratio = log_ratio - ((pull[first] - pull[second]) * (n_plus[first] - n_plus[second])).sum(axis=1)
     taken = np.log(1.0 - rng.random(len(first))) < log_ratio
     chains.swap(first[taken], second[taken])
-    return float(np.mean(taken))
+    return first, second, taken

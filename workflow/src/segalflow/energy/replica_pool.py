@@ -57,31 +57,34 @@ def equilibrium_pool(
     taken = max(1, n_samples // 2)
     with bar(3 * sweeps, "equilibrium pool", "sweep") as shown:
         lowest = _Lowest(delta_mu, model.n_sites)
-        for step in _run(chains, shape, sweeps, rng):
+        for step in exchange_run(chains, shape, sweeps, rng):
             lowest.update(chains)
             shown.update(step)
         spins = chains.spins.reshape(*shape, model.n_sites)
         spins[:, :, 1] = lowest.spins
         chains.set_spins(spins.reshape(-1, model.n_sites))
-        for step in _run(chains, shape, sweeps, rng):
+        for step in exchange_run(chains, shape, sweeps, rng):
             shown.update(step)
         kept = np.empty((*shape, taken, model.n_sites), dtype=np.int8)
         for number in range(taken):
             part = sweeps * (number + 1) // taken - sweeps * number // taken
-            for step in _run(chains, shape, max(1, part), rng):
+            for step in exchange_run(chains, shape, max(1, part), rng):
                 shown.update(step)
             kept[:, :, :, number] = chains.spins.reshape(*shape, model.n_sites)
     return kept.reshape(*shape[:2], -1, model.n_sites), chains.energy_evaluations
 
 
-def _run(chains: Chains, shape: tuple[int, int, int], sweeps: int, rng: np.random.Generator) -> Iterator[int]:
-    """Sweep with exchanges in T and delta_mu, alternating pairs; yields the sweeps done since the last exchange."""
-    moves = [(axis, parity) for parity in (0, 1) for axis in (0, 1) if shape[axis] > 1]
+def exchange_run(chains: Chains, shape: tuple[int, ...], sweeps: int, rng: np.random.Generator) -> Iterator[int]:
+    """Sweep with exchanges along every axis of the grid but the last (the sets), alternating pairs.
+
+    Yields the sweeps done since the last exchange.
+    """
+    axes = [axis for axis in range(len(shape) - 1) if shape[axis] > 1]
     for number, start in enumerate(range(0, sweeps, EXCHANGE_EVERY)):
         step = min(EXCHANGE_EVERY, sweeps - start)
         chains.sweep(step)
-        for axis, parity in moves[2 * (number % 2) : 2 * (number % 2) + 2]:
-            exchange_grid(chains, shape, axis, parity, rng)
+        for axis in axes:
+            exchange_grid(chains, shape, axis, number % 2, rng)
         yield step
 
 

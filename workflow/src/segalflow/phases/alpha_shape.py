@@ -218,6 +218,12 @@ def _describe_field(
         )
         return
     below, above = float(grid.temperature[last]), float(grid.temperature[last + 1])
+    if not grid.closed(last + 1, left, right, options["ratio"]):
+        findings.notes.append(
+            f"Field {line} (x {left:.3f} to {right:.3f}): at {above:g} the composition still leaps there in a step "
+            "that is no clean jump (steps of delta_mu too wide, or unreliable conditions), so its top is not known."
+        )
+        return
     top = findings.points[-1]
     findings.points.append(
         BoundaryPoint(

@@ -98,7 +98,7 @@ def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
         findings.notes.append("The free energy is convex everywhere in this window: no two-phase field.")
     own, draws = reduced_curves(free)
     y = np.concatenate([own[None], draws])
-    tangents = [[_polish(free, t, y[:, t], gap) for gap in row] for t, row in enumerate(rows)]
+    tangents = [[_polish(free, t, y[:, t], row, i) for i in range(len(row))] for t, row in enumerate(rows)]
     rows, tangents, lost = _resolved(rows, tangents, options["minimum_gap"])
     if lost:
         findings.notes.append(f"{lost} gaps are no wider than their error and were left out.")
@@ -107,18 +107,21 @@ def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
     return findings
 
 
-def _side(free: FreeEnergy, t: int, y: np.ndarray, gap: Gap, at_left: bool) -> _Side:
-    """The compositions around one end of a gap, by a polynomial through the excess where it is smooth."""
-    n = free.n_sites
-    vertex = gap.left if at_left else gap.right
+def _side(free: FreeEnergy, t: int, y: np.ndarray, gap: Gap, at_left: bool, bounds: tuple[int, int]) -> _Side:
+    """The compositions around one end of a gap, by a polynomial through the excess where it is smooth.
+
+    They end at `bounds`, the dividers of the gap and of its neighbour on this side: beyond, another phase begins,
+    however low the barrier to it is.
+    """
+    n, vertex = free.n_sites, gap.left if at_left else gap.right
     slope = gap.delta_mu / (free.boltzmann * free.temperature[t])
     with np.errstate(invalid="ignore"):
         above = y[0] - y[0, vertex] - slope * (np.arange(n + 1) - vertex)
     deep = np.isfinite(above) & (above <= DEPTH)
     first = last = vertex
-    while first > 0 and deep[first - 1] and (at_left or first - 1 > gap.divider):
+    while first > bounds[0] and deep[first - 1]:
         first -= 1
-    while last < n and deep[last + 1] and (not at_left or last + 1 < gap.divider):
+    while last < bounds[1] and deep[last + 1]:
         last += 1
     window = np.arange(first, last + 1)
     discrete = _Side(np.array([vertex / n]), y[:, [vertex]], False)
@@ -150,10 +153,12 @@ def _mixing(n_sites: int, x: np.ndarray) -> np.ndarray:
         return n_sites * (np.nan_to_num(x * np.log(x)) + np.nan_to_num((1 - x) * np.log1p(-x)))
 
 
-def _polish(free: FreeEnergy, t: int, y: np.ndarray, gap: Gap) -> _Tangent:
-    """Solve for the tangent of every draw: the slope at which both sides' minima of ``y - slope N`` are level."""
-    n, kt = free.n_sites, free.boltzmann * free.temperature[t]
-    left, right = _side(free, t, y, gap, True), _side(free, t, y, gap, False)
+def _polish(free: FreeEnergy, t: int, y: np.ndarray, row: Sequence[Gap], i: int) -> _Tangent:
+    """Solve for the tangent of gap `i` for every draw: the slope at which the minima of ``y - slope N`` are level."""
+    n, kt, gap = free.n_sites, free.boltzmann * free.temperature[t], row[i]
+    ends = [-1, *(g.divider for g in row), n + 1]
+    left = _side(free, t, y, gap, True, (ends[i] + 1, gap.divider - 1))
+    right = _side(free, t, y, gap, False, (gap.divider + 1, ends[i + 2] - 1))
     slope = np.full(len(y), gap.delta_mu / kt)
     for _ in range(30):
         (xa, va), (xb, vb) = left.lowest(slope, n), right.lowest(slope, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,26 @@ class Grid:
             int(options["max_steps"]) + int((usable & self.added[row]).sum()),
             None if self.n_sites is None else self.n_sites / (self.boltzmann * self.temperature[row]),
         )
+
+    def closed(self, row: int, left: float, right: float, ratio: float) -> bool:
+        """Return whether x runs on without a jump from `left` to `right` at one temperature: no gap is left there.
+
+        A step that susceptibilities do not explain keeps it open even where it is no clean jump (a phase narrower than
+        the steps of the grid lies in it), and so does one over conditions that are not usable.
+        """
+        keep = np.flatnonzero(self.usable[row])
+        for i, j in itertools.pairwise(keep):
+            step = self.x[row, j] - self.x[row, i]
+            if self.x[row, j] <= left or self.x[row, i] >= right or step <= 0.1 * (right - left):
+                continue
+            width = self.delta_mu[j] - self.delta_mu[i]
+            # That of a condition that averages over two phases explains any step: no more than twice the lower one,
+            # which is as far as the ends of a step are apart that straddles a critical point off its middle.
+            ends = self.susceptibility[row, [i, j]]
+            explained = min(0.5 * ends.sum(), 2.0 * ends.min()) * width
+            if step > ratio * explained or (self.sampled & ~self.usable)[row, i : j + 1].any():
+                return False
+        return True
 
     def skipped(self) -> list[str]:
         """Return a sentence on conditions left out, or nothing."""

@@ -4,11 +4,14 @@ At constant delta_mu independent sites (a dilute solution) are two-level systems
 nothing orders. It is at most 0.4392 k_B/site high and broad: its sharpness ``-d^2 ln C / d(ln T)^2`` is 2.879 (at kT =
 0.4168 of the level distance), whatever the energies. A maximum counts as a transition only if it is higher
 (``minimum_peak``) and, with 95 % confidence, three times sharper (``minimum_sharpness``).
+
+Where a path of constant delta_mu crosses a two-phase field the heat capacity has a maximum too (latent heat): such a
+point lies on the field's line, which the criteria of gaps find, and is left out here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +19,9 @@ import numpy as np
 import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint
+from segalflow.phases.composition_jump import DEFAULTS as JUMPS
 from segalflow.phases.grid import Findings, Grid, read_grid, read_settings
+from segalflow.thermo.jumps import Jump
 
 CRITERION = "heat_capacity"
 
@@ -84,7 +89,7 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
         vertex of the parabola through the highest three points; the interval holds the statistical error (resampled
         with a seeded generator) and the change of the vertex on fitting five points; x_left and x_right are the
         compositions at (T, delta_mu -+ half_width), interpolated. Neighbouring delta_mu whose temperatures differ by
-        no more than two steps form one line.
+        no more than two steps form one line; one that stands alone beside chemical potentials without is left out.
 
     Raises:
         BoundaryError: for a grid too coarse to bracket anything, or a wrong setting.
@@ -100,11 +105,14 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
     rng = np.random.default_rng(int(options["seed"]))
     cut: list[float] = []
     found: list[tuple[int, float, float, int]] = []
-    broad = 0
+    broad = crossing = 0
+    looked = np.zeros(len(grid.delta_mu), dtype=bool)
+    jumps = [grid.jumps(t, JUMPS, JUMPS["minimum_jump"]) for t in range(len(grid.temperature))]
     for m in range(len(grid.delta_mu)):
         keep = np.flatnonzero(usable[:, m])
         if len(keep) < 3:
             continue
+        looked[m] = True
         t, c, e = grid.temperature[keep], capacity[keep, m], stderr[keep, m]
         top = int(np.argmax(c))
         if top in (0, len(c) - 1) and c[top] > options["minimum_peak"]:
@@ -126,7 +134,11 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
                 broad += 1
                 continue
             passed = int((~usable[keep[peak - 1] : keep[peak + 1], m]).sum())
-            found.append((m, *_position(t, c, e, peak, int(options["draws"]), rng), passed))
+            place = _position(t, c, e, peak, int(options["draws"]), rng)
+            if _crosses_field(grid, jumps, m, place[0]):
+                crossing += 1
+                continue
+            found.append((m, *place, passed))
     if cut:
         findings.notes.append(
             f"At {len(cut)} of {len(grid.delta_mu)} chemical potentials ({min(cut):g} to {max(cut):g}) the largest "
@@ -136,17 +148,40 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
         findings.notes.append(
             f"{broad} maxima of the heat capacity are as broad as those of independent sites and are no transitions."
         )
+    if crossing:
+        findings.notes.append(f"{crossing} maxima of the heat capacity are where a two-phase field is crossed.")
     if not found:
         findings.notes.append(
             f"No maximum of the heat capacity above {options['minimum_peak']:g} k_B/site inside this window."
         )
         return findings
-    _add_points(grid, found, options, findings)
+    _add_points(grid, found, looked, options, findings)
     return findings
 
 
+def _crosses_field(grid: Grid, jumps: Sequence[Sequence[Jump]], m: int, temperature: float) -> bool:
+    """Whether delta_mu number `m` passes from one side of a two-phase field to the other around a temperature.
+
+    A field stands at both temperatures around it, as jumps between overlapping compositions; its line then lies between
+    the outermost ends of both brackets.
+    """
+    row = int(np.clip(np.searchsorted(grid.temperature, temperature) - 1, 0, len(grid.temperature) - 2))
+    for low in jumps[row]:
+        for high in jumps[row + 1]:
+            shared = min(grid.x[row, low.stop], grid.x[row + 1, high.stop]) - max(
+                grid.x[row, low.start], grid.x[row + 1, high.start]
+            )
+            if shared > 0 and min(low.start, high.start) <= m <= max(low.stop, high.stop):
+                return True
+    return False
+
+
 def _add_points(
-    grid: Grid, found: list[tuple[int, float, float, int]], options: Mapping[str, Any], findings: Findings
+    grid: Grid,
+    found: list[tuple[int, float, float, int]],
+    looked: np.ndarray,
+    options: Mapping[str, Any],
+    findings: Findings,
 ) -> None:
     from scipy.interpolate import RegularGridInterpolator
     from scipy.special import ndtri
@@ -205,7 +240,20 @@ def _add_points(
                 note="; ".join(notes),
             )
         )
-    for k, point in enumerate(findings.points[first:], start=first):
-        if members[point.boundary] == 1:
-            note = "; ".join(filter(None, [point.note, "seen at one chemical potential only"]))
-            findings.points[k] = replace(point, note=note)
+    # A line is seen at neighbouring chemical potentials: what one shows and both neighbours do not is noise.
+    at = {last[line][0]: line for line, number in members.items() if number == 1}
+    alone = {line for m, line in at.items() if looked[max(m - 1, 0)] and looked[min(m + 1, len(looked) - 1)]}
+    kept = [p for p in findings.points[first:] if p.boundary not in alone]
+    numbers = {line: k for k, line in enumerate(dict.fromkeys(p.boundary for p in kept))}
+    findings.points[first:] = [
+        replace(
+            p,
+            boundary=numbers[p.boundary],
+            note="; ".join(
+                filter(None, [p.note, "seen at one chemical potential only" if members[p.boundary] == 1 else ""])
+            ),
+        )
+        for p in kept
+    ]
+    if alone:
+        findings.notes.append(f"{len(alone)} maxima stand alone between chemical potentials without and are left out.")

@@ -41,12 +41,16 @@ def plot_hull(hull: pd.DataFrame, predictions: pd.DataFrame, x_label: str) -> tu
         The figure and the plotted points, energies in meV/atom.
     """
     figure, axes = new_figure(width=ONE_COLUMN, height=2.9)
-    axes.plot(
-        predictions["x"], MEV * predictions["e_data"], "o", ms=3.2, mfc="none", mec=GREY, mew=0.7, label="calculated"
-    )
+    if predictions["e_data"].notna().any():
+        axes.plot(
+            predictions["x"], MEV * predictions["e_data"], "o", ms=3.2, mfc="none", mec=GREY, mew=0.7,
+            label="calculated",
+        )  # fmt: skip
     axes.plot(predictions["x"], MEV * predictions["e_model"], "x", ms=2.6, color=SKY, mew=0.8, label="expansion")
     for source, line, colour, width in (("data", "-", "black", 1.2), ("model", "--", BLUE, 1.0)):
         points = hull[hull["source"] == source].sort_values("x")
+        if not len(points):
+            continue
         name = "calculated" if source == "data" else "expansion"
         axes.plot(points["x"], MEV * points["formation_energy"], line, color=colour, lw=width, label=f"hull, {name}")
     sources = set(hull["source"])
@@ -124,12 +128,15 @@ def plot_parity(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> tuple[
         held_out = kind.startswith("held-out")
         label = f"{kind if held_out else kind + ' cross-validation'}: {MEV * metrics['cv']:.2f} meV/atom"
         axes.plot(data, out, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8, label=label, zorder=3 if held_out else 2)
-    label = f"fit: {MEV * metrics['rmse']:.2f} meV/atom" if metrics["rmse"] is not None else "no data to compare with"
+    label = f"fit: {MEV * metrics['rmse']:.2f} meV/atom" if metrics["rmse"] is not None else None
     axes.plot(data, model, "o", ms=2.4, color=BLUE, label=label)
     axes.set_xlim(ends)
     axes.set_ylim(ends)
     axes.set_ylabel("expansion (meV/atom)")
-    axes.legend(loc="upper left", title="root-mean-square error", title_fontsize=6.5, alignment="left")
+    if np.isfinite(data).any():
+        axes.legend(loc="upper left", title="root-mean-square error", title_fontsize=6.5, alignment="left")
+    else:
+        axes.text(0.5, 0.5, "no calculated energies to compare with", transform=axes.transAxes, ha="center")
     below.axhline(0, color=GREY, lw=0.7)
     below.plot(data, out - data, "o", ms=3, mfc="none", mec=ORANGE, mew=0.8)
     below.plot(data, model - data, "o", ms=2.4, color=BLUE)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from segalflow.ensemble import second_species_composition
+from segalflow.phases.naming import SOLUTION
 from segalflow.plotting.style import (
     GREY,
     TWO_COLUMNS,
@@ -41,6 +42,19 @@ CRITERION_LOOKS = {
     "order_parameter": ("p", "-", "order parameter"),
 }
 _OTHER_LOOK = ("P", "-.")
+
+LEADING = {
+    "two_phase": (
+        "equal_weight", "common_tangent", "composition_jump", "order_parameter", "alpha_shape", "hysteresis",
+        "composition_difference", "ness_regions",
+    ),
+    "transition": ("order_parameter", "heat_capacity", "critical_point"),
+}  # fmt: skip
+"""By kind of point, the criteria of which the first that has any gives the diagram's lines, the surest first."""
+FAINT = 0.45
+"""Opacity of the points of all other criteria."""
+WIDE = 0.1
+"""Narrowest two-phase field, in x, that has room for its name."""
 
 MEASURED = ("temperature", "x", "source")
 """Columns of points from experiment: K, fraction of species 1, and where they are from."""
@@ -115,12 +129,19 @@ def _legend(
     any_bad: bool,
     shaded: bool,
     more: Sequence[Line2D] = (),
+    leading: Mapping[str, str] | None = None,
 ) -> None:
-    """Methods by colour, criteria by marker and line style, above the diagram."""
+    """Methods by colour, criteria by marker and line style, above the diagram; only `leading` ones have lines."""
     handles = [Line2D([], [], color=colour_of(m), lw=2.5, label=label_of(m)) for m in methods]
     for criterion in [c for c in CRITERION_LOOKS if c in set(boundaries["criterion"])]:
         marker, line, name = criterion_look(criterion)
-        handles.append(Line2D([], [], color="black", marker=marker, ls=line, ms=3.5, mfc="white", label=name))
+        look = {"ls": line, "ms": 3.5, "mfc": "white"}
+        if leading is not None:
+            kinds = [kind for kind, first in leading.items() if first == criterion]
+            look = {"ls": "-" if "two_phase" in kinds else ":", "ms": 3.5, "mfc": "white"}
+            if not kinds:
+                look = {"ls": "", "ms": 2.4, "mfc": "none", "mew": 0.5, "alpha": FAINT}
+        handles.append(Line2D([], [], color="black", marker=marker, label=name, **look))
     if "gap_top" in set(boundaries["kind"]):
         handles.append(Line2D([], [], color="black", marker="*", ls="", ms=6, mfc="white", label="top of a gap"))
     if shaded:
@@ -167,10 +188,11 @@ def plot_phase_diagram(
     species: Sequence[str],
     measured: pd.DataFrame | None = None,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Plot the T-x diagram with the boundaries of every criterion (marker, line) and method (colour).
+    """Plot the T-x diagram: boundaries by every method (colour) and criterion (marker).
 
-    Two-phase fields of the composition jumps are shaded (all methods over each other; of the alpha shape where there
-    is no jump at all). Below the diagram the ground states are marked. What the samplers visited is faint behind.
+    One criterion for gaps and one for transitions without (`LEADING`) have lines, error bars (95 %) and tops of gaps;
+    the points of all others stand behind, small and faint. The fields of the first method that has some are shaded and
+    named. Below the diagram the ground states are marked. What the samplers visited is faint behind.
 
     Args:
         boundaries: boundary table of one cell.
@@ -185,31 +207,30 @@ def plot_phase_diagram(
     figure, axes = new_figure(width=TWO_COLUMNS * 0.72, height=4.0)
     points, any_bad = _background(axes, tables, "x")
     low, high = _limits(boundaries, tables)
-    gaps = boundaries[boundaries["kind"] == "two_phase"]
-    chosen = "composition_jump" if (gaps["criterion"] == "composition_jump").any() else "alpha_shape"
-    shaded = False
-    for criterion, _, part in _lines(gaps):
-        if criterion == chosen and len(part) > 1:
-            part = part.sort_values("temperature")
-            axes.fill_betweenx(
-                part["temperature"], part["x_left"], part["x_right"], color=GREY, alpha=0.16, lw=0, zorder=1
-            )
-            shaded = True
+    methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
+    leading = _leading(boundaries)
+    shaded = _shade(axes, boundaries, methods, leading.get("two_phase"), species)
     for criterion, method, part in _lines(boundaries):
-        marker, line, _ = criterion_look(criterion)
-        colour = colour_of(method)
+        marker, colour = criterion_look(criterion)[0], colour_of(method)
         body = part[part["kind"] != "gap_top"].sort_values("temperature")
-        if len(body) and (body["kind"] == "transition").all():
+        transitions = len(body) > 0 and (body["kind"] == "transition").all()
+        if criterion != leading.get("transition" if transitions else "two_phase"):
+            sides = [(body["x_left"] + body["x_right"]) / 2] if transitions else [body["x_left"], body["x_right"]]
+            for x in sides:
+                axes.plot(
+                    x, body["temperature"], marker, ms=2.2, mfc="none", mec=colour, mew=0.5, alpha=FAINT, zorder=2
+                )
+            continue
+        if transitions:
             body = body.sort_values("delta_mu")
             middle = ((body["x_left"] + body["x_right"]) / 2).to_numpy(float)
-            half = ((body["x_right"] - body["x_left"]) / 2).to_numpy(float)
-            axes.plot(middle, body["temperature"], line, color=colour, lw=0.8, zorder=3)
-            _error_bars(axes, body, middle, np.stack([half, half]), colour, marker)
+            axes.plot(middle, body["temperature"], ":", color=colour, lw=0.8, zorder=3)
+            _error_bars(axes, body, middle, None, colour, marker)
         else:
             for side in ("left", "right"):
                 x = body[f"x_{side}"].to_numpy(float)
                 error = 1.96 * np.nan_to_num(body[f"x_{side}_stderr"].to_numpy(float))
-                axes.plot(x, body["temperature"], line, color=colour, lw=0.8, zorder=3)
+                axes.plot(x, body["temperature"], "-", color=colour, lw=0.8, zorder=3)
                 plain = body.assign(temperature_low=body["temperature"], temperature_high=body["temperature"])
                 _error_bars(axes, plain, x, np.stack([error, error]), colour, marker)
         top = part[part["kind"] == "gap_top"]
@@ -227,10 +248,52 @@ def plot_phase_diagram(
     axes.set_ylabel(f"temperature ({unit_label(unit)})")
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
-    methods = list(dict.fromkeys([*tables, *boundaries["method"]]))
     handles = [] if measured is None else _measured(axes, measured)
-    _legend(figure, boundaries, methods, any_bad, shaded, handles)
+    _legend(figure, boundaries, methods, any_bad, shaded, handles, leading)
     return figure, _plotted(boundaries, points, states, measured)
+
+
+def _leading(boundaries: pd.DataFrame) -> dict[str, str]:
+    """The criterion that gives the lines, by kind of point (`LEADING`)."""
+    found = {}
+    for kind, names in LEADING.items():
+        there = set(boundaries.loc[boundaries["kind"] == kind, "criterion"])
+        ranked = [name for name in (*names, *sorted(there - set(names))) if name in there]
+        if ranked:
+            found[kind] = ranked[0]
+    return found
+
+
+def _shade(
+    axes: Axes, boundaries: pd.DataFrame, methods: Sequence[str], criterion: str | None, species: Sequence[str]
+) -> bool:
+    """Shade the two-phase fields of one criterion by the first method that has any, and name the wide ones."""
+    gaps = boundaries[(boundaries["kind"] == "two_phase") & (boundaries["criterion"] == criterion)]
+    known = [method for method in methods if (gaps["method"] == method).any()]
+    for _, _, part in _lines(gaps[gaps["method"] == known[0]]) if known else ():
+        if len(part) < 2:
+            continue
+        part = part.sort_values("temperature")
+        axes.fill_betweenx(part["temperature"], part["x_left"], part["x_right"], color=GREY, alpha=0.22, lw=0, zorder=1)
+        row = part.iloc[(len(part) - 1) // 3]
+        if row["x_right"] - row["x_left"] < WIDE:
+            continue
+        names = [_short_name(part, side, species) for side in ("left", "right")]
+        axes.text(
+            (row["x_left"] + row["x_right"]) / 2, row["temperature"], "\n+ ".join(names), ha="center", va="center",
+            fontsize=6.5, zorder=8, bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.6},
+        )  # fmt: skip
+    return bool(known)
+
+
+def _short_name(line: pd.DataFrame, side: str, species: Sequence[str]) -> str:
+    """What a side of a field is on most of its points: a formula, or in brackets the element rich in its solution."""
+    names = line[f"{side}_phase"].fillna("").astype(str)
+    name = str(names.mode().iloc[0])
+    formula = name.split(" ", 1)[0]
+    if name in ("", SOLUTION) or formula in species:
+        return f"({species[int(line[f'x_{side}'].mean() > 0.5)]})"
+    return formula_label(formula)
 
 
 def _measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from segalflow.dft.missing import ABSENT, kind_of_reason
 from segalflow.reporting.page import Section, Table, formatted
 
 
 def describe_data(
-    calculation: str, engine: str, faults: Sequence[str], manifest: pd.DataFrame, excluded: pd.DataFrame
+    calculation: str, engine: str, faults: Sequence[str], dataset: pd.DataFrame, missing: pd.DataFrame
 ) -> Section:
     """Return the section on structures and energies.
 
@@ -20,25 +21,27 @@ def describe_data(
         calculation: name of the calculation settings.
         engine: name of the energy engine.
         faults: sentences on what the engine is known to get wrong for these elements.
-        manifest: the pool, one row a structure.
-        excluded: calculations left out, with column ``reason``.
+        dataset: usable structures, with column ``n_atoms``.
+        missing: what has no usable energy (`segalflow.dft.missing.missing_structures`).
     """
-    section = Section("Data")
+    section = Section(f"Data of '{calculation}'")
+    rejected, absent = missing[missing["status"] != ABSENT], missing[missing["status"] == ABSENT]
     section.sentences.append(
-        f"{len(manifest)} symmetry-distinct structures of up to {int(manifest['n_atoms'].max())} atoms were calculated "
-        f"with the engine '{engine}' (settings '{calculation}'); {len(manifest) - len(excluded)} are used, "
-        f"{len(excluded)} are excluded."
+        f"{len(dataset)} symmetry-distinct structures of up to {int(dataset['n_atoms'].max())} atoms have energies of "
+        f"the engine '{engine}'; {len(rejected)} calculations or entries are excluded"
+        + (", each a row of missing.csv with its reason and file." if len(rejected) else ".")
     )
-    if len(excluded):
-        # What differs from one to the next (a strain, a force) stands behind the colon.
-        reasons = excluded["reason"].astype(str).str.split(":").str[0].value_counts()
-        section.tables.append(
-            Table(
-                "Excluded calculations by reason",
-                ["reason", "calculations"],
-                [[str(r), str(n)] for r, n in reasons.items()],
-            )
+    if len(absent):
+        section.sentences.append(
+            f"Of the pool's structures of up to {int(absent['n_atoms'].max())} atoms, {len(absent)} have no run or "
+            "entry (status 'absent')."
         )
+    if len(missing):
+        counts = missing.assign(kind=missing["reason"].map(kind_of_reason)).groupby(["status", "kind"]).size()
+        rows = [[kind, status, str(n)] for (status, kind), n in counts.sort_values(ascending=False).items()]
+        section.tables.append(Table("Missing energies by reason", ["reason", "status", "number"], rows))
+        section.links.append((f"dft/{calculation}/missing.csv", "missing.csv: every reason and file"))
+    section.links.append((f"figures/missing_{calculation}.svg", "figure: used and missing by composition"))
     section.warnings.extend(faults)
     return section
 

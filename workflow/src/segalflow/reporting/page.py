@@ -15,6 +15,7 @@ from segalflow.artefacts import atomic_path
 METHOD_NAMES = {
     "snis": "importance sampling from SEGAL",
     "metropolis": "Metropolis Monte Carlo",
+    "tempering": "replica exchange in temperature and chemical potential",
     "metadynamics": "metadynamics in composition",
     "canonical": "canonical chains at every composition",
     "vcsgc": "variance-constrained semi-grand-canonical chains",

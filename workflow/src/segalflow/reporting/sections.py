@@ -17,6 +17,7 @@ from segalflow.reporting.boundaries import (
     describe_invariants,
     describe_solutions,
 )
+from segalflow.reporting.convergence import describe_convergence
 from segalflow.reporting.data import (
     add_learning_curve,
     describe_data,
@@ -35,11 +36,13 @@ def _data_sections(
     expansions: Sequence[str],
 ) -> list[Section]:
     sections = []
-    for (name, settings), manifest, excluded in zip(
-        calculations.items(), files["manifests"], files["excluded"], strict=True
+    for (name, settings), dataset, missing in zip(
+        calculations.items(), files["datasets"], files["missing"], strict=True
     ):
         faults = check_engine(settings["engine"], settings["parameters"], species, settings["allow_unphysical"])
-        sections.append(describe_data(name, settings["engine"], faults, read_table(manifest), read_table(excluded)))
+        sections.append(describe_data(name, settings["engine"], faults, read_table(dataset), read_table(missing)))
+    for path in files["convergence"]:
+        sections.append(describe_convergence(Path(path).parent.name, read_json(path)["settings"]))
     curves = {Path(path).parent.name: read_table(path) for path in files["curves"]}
     for name, metrics, hull, predictions in zip(
         expansions, files["metrics"], files["hulls"], files["predictions"], strict=True
@@ -76,7 +79,7 @@ def describe_study(
     Args:
         files: paths, or lists of paths, by what they hold: the named inputs of the rule ``write_summary``.
         species: the two species.
-        calculations: settings of every calculation by name, in the order of ``files["manifests"]``.
+        calculations: settings of every calculation by name, in the order of ``files["datasets"]``.
         expansions: names of the Hamiltonians with a hull, in the order of ``files["metrics"]``.
         seed: of the study.
     """

@@ -7,21 +7,14 @@ interrupted, or that is asked for more measurements later, gives the bytes of on
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from segalflow.artefacts import read_state, write_state
 from segalflow.energy.batch_chains import Chains
-from segalflow.energy.polynomial import model_fingerprint
-from segalflow.errors import SamplingError
 from segalflow.progress import bar
-from segalflow.provenance import code_fingerprint, content_hash
-
-SAVE_SECONDS = 30.0
-"""Time between writings of the state file."""
+from segalflow.sampling.state_file import StateFile
 
 Move = Callable[[int], np.ndarray]
 Exchange = Callable[[int], None]
@@ -42,6 +35,7 @@ class ChainRun:
         inputs: whatever else defines the run; a state of other inputs is not continued.
         keep: most decorations to keep of each chain, evenly spaced over all measurements so far; 0 keeps none.
         kept_chains: only the first so many chains keep decorations; None for all.
+        further: arrays that `exchange` changes in place and that belong to the state.
     """
 
     def __init__(
@@ -58,6 +52,7 @@ class ChainRun:
         inputs: object = None,
         keep: int = 0,
         kept_chains: int | None = None,
+        further: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.chains, self.move, self.exchange, self.rng = chains, move, exchange, rng
         self.equilibration, self.measure_every = equilibration, measure_every
@@ -69,14 +64,18 @@ class ChainRun:
         self.keep, self.kept_chains = keep, chains.n_chains if kept_chains is None else kept_chains
         self._kept: list[np.ndarray] = []
         self._stride = 1
+        self.further = dict(further or {})
         described = [
-            model_fingerprint(chains.model), chains.temperature.tolist(), chains.delta_mu.tolist(), chains.rule,
-            equilibration, measure_every, self.exchange_every, hashlib.sha256(chains.negative.tobytes()).hexdigest(),
-            rng.bit_generator.state["state"], code_fingerprint(__file__), inputs,
-            keep, self.kept_chains,
+            chains.temperature.tolist(), chains.delta_mu.tolist(), chains.rule, equilibration, measure_every,
+            self.exchange_every, hashlib.sha256(chains.negative.tobytes()).hexdigest(),
+            rng.bit_generator.state["state"], inputs, keep, self.kept_chains,
         ]  # fmt: skip
-        self.fingerprint = content_hash(_finite(described))
-        self.path = None if work is None else Path(work) / f"chains-{self.fingerprint[:12]}.safetensors"
+        self.file = StateFile(work, "chains", chains.model, described, __file__, chains, rng)
+
+    @property
+    def path(self) -> Path | None:
+        """The state file."""
+        return self.file.path
 
     @property
     def n_measured(self) -> int:
@@ -121,10 +120,11 @@ class ChainRun:
         Raises:
             ArtefactError: if the state file is damaged.
         """
-        if self.done == 0 and self.path is not None and self.path.exists():
-            self.restore(self.path, n_measured)
+        if self.done == 0:
+            self.restore(n_measured=n_measured)
         total = self.equilibration + n_measured * self.measure_every
-        saved = time.monotonic()
+        if self.done >= total:
+            return
         with bar(total, label, "sweep") as shown:
             shown.update(self.done)
             while self.done < total:
@@ -141,9 +141,8 @@ class ChainRun:
                     self.exchange(self.done // self.exchange_every - 1)
                 shown.set_postfix(acceptance=f"{fraction.mean():.2f}", refresh=False)
                 shown.update(step)
-                if self.path is not None and (self.done == total or time.monotonic() > saved + SAVE_SECONDS):
-                    self.save(self.path)
-                    saved = time.monotonic()
+                self.file.tick(self._state)
+        self.file.save(self._state())
 
     def _step(self) -> int:
         """Sweeps to the next event of the schedule."""
@@ -154,40 +153,29 @@ class ChainRun:
             until.append(self.exchange_every - self.done % self.exchange_every)
         return min(until)
 
-    def save(self, path: Path) -> None:
-        """Write the state file."""
-        arrays = {f"chains.{name}": np.asarray(value) for name, value in self.chains.state().items()}
-        arrays |= {"accepted": self.accepted, "energy": self.energy(), "n_plus": self.n_plus()}
-        arrays["kept"] = self.decorations()[0]
-        state = self.rng.bit_generator.state
-        extra = {"fingerprint": self.fingerprint, "done": self.done, "rng": state, "stride": self._stride}
-        write_state(path, arrays, extra)
+    def _state(self) -> dict[str, np.ndarray]:
+        """Arrays of the state."""
+        return {
+            "accepted": self.accepted, "energy": self.energy(), "n_plus": self.n_plus(),
+            "kept": self.decorations()[0], "done": np.array(self.done), "stride": np.array(self._stride),
+            **{f"further.{name}": array for name, array in self.further.items()},
+        }  # fmt: skip
 
-    def restore(self, path: Path, n_measured: int | None = None) -> None:
-        """Continue from a state file, unless it holds more than `n_measured` measurements.
+    def restore(self, path: Path | None = None, n_measured: int | None = None) -> None:
+        """Continue from a state file (the run's own by default), if there is one.
 
-        Then the run starts anew and leaves the longer state alone.
+        One that holds more than `n_measured` measurements is left alone, and the run starts anew without a file.
 
         Raises:
             SamplingError: if the state belongs to another model, grid or schedule.
             ArtefactError: if the file is damaged.
         """
-        arrays, extra = read_state(path)
-        if extra["fingerprint"] != self.fingerprint:
-            raise SamplingError(f"{path}: this chain state belongs to another model, grid, seed or schedule")
-        if n_measured is not None and len(arrays["energy"]) > n_measured:
-            self.path = None
+        arrays = self.file.load(path, lambda held: n_measured is not None and len(held["energy"]) > n_measured)
+        if arrays is None:
             return
-        self.chains.restore({k.removeprefix("chains."): v for k, v in arrays.items() if k.startswith("chains.")})
         self.accepted = arrays["accepted"]
         self._energy, self._n_plus = list(arrays["energy"]), list(arrays["n_plus"])
-        self._kept, self._stride = list(arrays["kept"]), extra["stride"]
-        self.done = extra["done"]
-        self.rng.bit_generator.state = extra["rng"]
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinite numbers, temperatures may be."""
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
+        self._kept, self._stride = list(arrays["kept"]), int(arrays["stride"])
+        self.done = int(arrays["done"])
+        for name, array in self.further.items():
+            array[...] = arrays[f"further.{name}"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segalflow.sampling.statistics import jackknife_error
+from segalflow.sampling.statistics import jackknife_error, student_factor
 
 if TYPE_CHECKING:  # compiled, and most readers of tables have no model
     from segalflow.energy.polynomial import SpinPolynomial
@@ -30,11 +30,11 @@ def estimate_with_errors(
     everyone = np.ones(walkers, dtype=bool)
     pooled = estimate(everyone)
     left_out = [estimate(np.arange(walkers) != walker) for walker in range(walkers)]
-    errors = {}
+    errors, wider = {}, student_factor(walkers)
     for name in pooled:
         stacked = np.stack([part[name] for part in left_out])
         finite = np.all(np.isfinite(stacked), axis=0)
-        errors[name] = np.where(finite, jackknife_error(np.where(finite, stacked, 0.0)), np.nan)
+        errors[name] = np.where(finite, wider * jackknife_error(np.where(finite, stacked, 0.0)), np.nan)
     # One unseen excitation per composition, as in `segalflow.sampling.metropolis`: rare events give no spread at all.
     share = np.exp(pooled["composition_log_weight"])
     once = np.sqrt(np.sum((share / np.maximum(n_samples, 1.0)[:, None, :]) ** 2, axis=2))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from segalflow.sampling.statistics import jackknife_error
+from segalflow.sampling.statistics import jackknife_error, student_factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,8 @@ class DensityOfStates:
             return np.stack([log_z, energy, np.asarray(beta) ** 2 * spread])
 
         walkers = np.arange(self.sums.shape[1])
-        error = jackknife_error(np.stack([estimate(walkers != left_out) for left_out in walkers]))
+        left = np.stack([estimate(walkers != left_out) for left_out in walkers])
+        error = student_factor(len(walkers)) * jackknife_error(left)
         names = ("log_z", "energy", "heat_capacity")
         both = zip((*names, *(f"{name}_stderr" for name in names)), (*estimate(), *error), strict=True)
         return dict(both)

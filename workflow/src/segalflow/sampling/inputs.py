@@ -13,6 +13,7 @@ from segalflow.cells import Grid, read_cell, read_grid
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.registry import read_model_file
 from segalflow.ensemble import source_attributes
+from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell
 
 
@@ -61,3 +62,17 @@ def read_inputs(model: str | Path, cell: str | Path, grid: str | Path, name: str
         source_attributes(name, found.reference, model),
         conditions,
     )
+
+
+def check_grid(temperature: np.ndarray, delta_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return temperatures and delta_mu as arrays of floats.
+
+    Raises:
+        SamplingError: if a temperature is not positive, or they or delta_mu do not increase.
+    """
+    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    if temperature.ndim != 1 or not len(temperature) or np.any(temperature <= 0) or np.any(np.diff(temperature) <= 0):
+        raise SamplingError(f"temperatures must be positive and increasing, found {temperature.tolist()}")
+    if delta_mu.ndim != 1 or not len(delta_mu) or np.any(np.diff(delta_mu) <= 0):
+        raise SamplingError(f"delta_mu must be increasing, found {delta_mu.tolist()}")
+    return temperature, delta_mu

@@ -8,6 +8,8 @@ energies by exact reweighting. log Z is absolute because both end members are si
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ import xarray as xr
 
 from segalflow.energy.lockstep import LockstepChains
 from segalflow.energy.polynomial import SpinPolynomial
-from segalflow.ensemble import ensemble_table
+from segalflow.ensemble import ensemble_table, with_walkers
 from segalflow.errors import SamplingError, suggest
 from segalflow.progress import bar
 from segalflow.sampling.composition import anchored_observables, end_member_line, estimate_with_errors
+from segalflow.sampling.inputs import check_grid
+from segalflow.sampling.state_file import Doubling, StateFile
 
 MIN_ROUND_TRIPS = 20
 """Trips from one end member to the other and back, all walkers of a temperature, below which it is unreliable."""
@@ -43,6 +47,9 @@ def sample_metadynamics(
     exchange_every: int = 10,
     schedule: str = "halving",
     bias_factor: float = 50.0,
+    target_error: float | None = None,
+    max_sweeps: int = 192000,
+    work: Path | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``metadynamics``), composition-resolved and at every delta_mu.
@@ -67,6 +74,10 @@ def sample_metadynamics(
             flatness; ``well_tempered``: first_deposit throughout, times exp(-bias / (bias_factor - 1)) (Barducci et
             al. 2008), for as many sweeps as one stage of each halving.
         bias_factor: of ``well_tempered``.
+        target_error: production sweeps are doubled until the standard error of the composition is at most this at
+            every condition, or `max_sweeps` are done; None does `production_sweeps`.
+        max_sweeps: see `target_error`.
+        work: folder of the state: an interrupted run is continued, a longer one goes on from a shorter one.
         attributes: extra attributes of the table.
 
     A temperature is reliable if production visited every composition at least `MIN_PRODUCTION_FLATNESS` times the
@@ -75,9 +86,7 @@ def sample_metadynamics(
     Raises:
         SamplingError: for budgets that make no sense.
     """
-    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
-    if np.any(temperature <= 0) or np.any(np.diff(temperature) <= 0) or not len(temperature):
-        raise SamplingError(f"temperatures must be positive and increasing, found {temperature.tolist()}")
+    temperature, delta_mu = check_grid(temperature, delta_mu)
     if walkers < 4:
         raise SamplingError(f"walkers: expected at least 4 for an error estimate, found {walkers}")
     if not 0 < flatness < 1 or not 0 < last_deposit <= first_deposit:
@@ -98,22 +107,6 @@ def sample_metadynamics(
     ranks = np.argsort(rng.random((len(row), n_sites)), axis=1)
     chains.set_spins(np.where(ranks < plus[:, None], 1, -1))
 
-    bias, unfinished, build_sweeps = SCHEDULES[schedule](
-        chains, row, n_t, first_deposit, last_deposit, flatness, check_every, stage_sweeps, bias_factor
-    )
-    visits, sums, trips = _produce(chains, row, n_t, walkers, bias, production_sweeps, exchange_every, rng)
-    values, errors = _estimates(model, beta, delta_mu, bias, visits, sums)
-    total = visits.sum(axis=1)
-    evenness = total.min(axis=1) / total.mean(axis=1)
-    # Reweighting with the fixed bias is exact, so production decides: a stage that ended without being flat only
-    # leaves a worse bias, which shows here; it is reported in the attributes.
-    reliable = (evenness >= MIN_PRODUCTION_FLATNESS) & (trips >= MIN_ROUND_TRIPS)
-    grid = (n_t, len(delta_mu))
-
-    def spread(by_temperature: np.ndarray | float) -> np.ndarray:
-        return np.broadcast_to(np.atleast_1d(np.asarray(by_temperature, float))[:, None], grid).copy()
-
-    spent = chains.energy_evaluations / (n_t * len(delta_mu))
     settings = {
         "seed": seed,
         "walkers": walkers,
@@ -127,7 +120,34 @@ def sample_metadynamics(
         "schedule": schedule,
         "bias_factor": bias_factor,
     }
-    return ensemble_table(
+    inputs = [settings, temperature.tolist(), delta_mu.tolist()]
+    file = StateFile(work, "metadynamics", model, inputs, __file__, chains, rng)
+    budget = Doubling(target_error, production_sweeps, max_sweeps)
+    past = file.resume(budget)
+    how = Building(row, n_t, first_deposit, last_deposit, flatness, check_every, stage_sweeps, bias_factor)
+    bias, unfinished, build_sweeps = SCHEDULES[schedule](file, how)
+    warm_up = -(-production_sweeps // 10)
+    while True:
+        sweeps = budget.length(past)
+        visits, sums, trips = _produce(file, row, n_t, walkers, bias, warm_up, sweeps, exchange_every)
+        values, errors = _estimates(model, beta, delta_mu, bias, visits, sums)
+        past.append(float(errors["composition"].max()))
+        if budget.enough(past):
+            break
+        file.begin_next(past)
+    settings |= {"production_sweeps": sweeps, "target_error": target_error}
+    total = visits.sum(axis=1)
+    evenness = total.min(axis=1) / total.mean(axis=1)
+    # Reweighting with the fixed bias is exact, so production decides: a stage that ended without being flat only
+    # leaves a worse bias, which shows here; it is reported in the attributes.
+    reliable = (evenness >= MIN_PRODUCTION_FLATNESS) & (trips >= MIN_ROUND_TRIPS)
+    grid = (n_t, len(delta_mu))
+
+    def spread(by_temperature: np.ndarray | float) -> np.ndarray:
+        return np.broadcast_to(np.atleast_1d(np.asarray(by_temperature, float))[:, None], grid).copy()
+
+    spent = chains.energy_evaluations / (n_t * len(delta_mu))
+    table = ensemble_table(
         "metadynamics",
         temperature,
         delta_mu,
@@ -135,9 +155,9 @@ def sample_metadynamics(
         {
             **values,
             **{f"{name}_stderr": value for name, value in errors.items()},
-            "n_samples": spread(np.full(n_t, float(production_sweeps * walkers))),
+            "n_samples": spread(np.full(n_t, float(sweeps * walkers))),
             "energy_evaluations": spread(np.full(n_t, spent)),
-            "full_energy_evaluations": spread(np.full(n_t, production_sweeps * walkers / len(delta_mu))),
+            "full_energy_evaluations": spread(np.full(n_t, sweeps * walkers / len(delta_mu))),
             "reliable": spread(reliable),
         },
         {
@@ -152,109 +172,123 @@ def sample_metadynamics(
         },
         model.energy_unit,
     )
+    with np.errstate(divide="ignore"):
+        left_out = np.log(total[:, None] - visits) + bias[:, None]
+    return with_walkers(table, np.where(np.isfinite(left_out), left_out, np.nan))
 
 
-def _halving(
-    chains: LockstepChains,
-    row: np.ndarray,
-    n_t: int,
-    first_deposit: float,
-    last_deposit: float,
-    flatness: float,
-    check_every: int,
-    stage_sweeps: int,
-    _: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
+@dataclass(frozen=True)
+class Building:
+    """What the schedules are told; as the arguments of `sample_metadynamics`, and the row of the bias of each chain."""
+
+    row: np.ndarray
+    n_t: int
+    first_deposit: float
+    last_deposit: float
+    flatness: float
+    check_every: int
+    stage_sweeps: int
+    bias_factor: float
+
+    def halvings(self) -> int:
+        """Stages until the deposit is below the last one."""
+        return int(np.floor(np.log2(self.first_deposit / self.last_deposit))) + 1
+
+    def flat(self, visits: np.ndarray) -> np.ndarray:
+        """Which temperatures have visited all compositions alike."""
+        by_temperature = visits.reshape(self.n_t, -1, visits.shape[1]).sum(axis=1)
+        return by_temperature.min(axis=1) >= self.flatness * by_temperature.mean(axis=1)
+
+
+def _histograms(file: StateFile, how: Building) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the state's bias (n_t, n_sites + 1), visits since the last stage (n_chains, n_sites + 1), and counters.
+
+    Counters, float64 (4,): sweeps spent, sweeps in this stage, and two of the schedule's own.
+    """
+    n_bins = file.chains.model.n_sites + 1
+    return (
+        file.array("bias", np.zeros((how.n_t, n_bins))),
+        file.array("bias_visits", np.zeros((file.chains.n_chains, n_bins), dtype=np.int64)),
+        file.array("bias_counters", np.zeros(4)),
+    )
+
+
+def _halving(file: StateFile, how: Building) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the bias (n_t, n_sites + 1), which stages did not get flat (n_stages, n_t), and the sweeps spent."""
-    n_bins = chains.model.n_sites + 1
-    bias = np.zeros((n_t, n_bins))
-    n_stages = int(np.floor(np.log2(first_deposit / last_deposit))) + 1
-    unfinished = np.zeros((n_stages, n_t), dtype=bool)
-    spent = 0
+    bias, visits, counters = _histograms(file, how)  # counter 2: stage
+    n_stages = how.halvings()
+    unfinished = file.array("unfinished", np.zeros((n_stages, how.n_t), dtype=bool))
     with bar(n_stages, "metadynamics bias", "stage") as shown:
-        for stage in range(n_stages):
-            visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
-            flat = np.zeros(n_t, dtype=bool)
-            for _ in range(max(stage_sweeps // check_every, 1)):
-                chains.biased_sweep(check_every, bias, row, first_deposit * 0.5**stage, visits)
-                spent += check_every
-                by_temperature = visits.reshape(n_t, -1, n_bins).sum(axis=1)
-                flat = by_temperature.min(axis=1) >= flatness * by_temperature.mean(axis=1)
-                if flat.all():
-                    break
-            bias -= bias.min(axis=1, keepdims=True)
-            unfinished[stage] = ~flat
-            shown.set_postfix(flat=f"{flat.sum()}/{n_t}", deposit=f"{first_deposit * 0.5**stage:.0e}", refresh=False)
-            shown.update(1)
-    return bias, unfinished, spent
+        shown.update(int(counters[2]))
+        while (stage := int(counters[2])) < n_stages:
+            deposit = how.first_deposit * 0.5**stage
+            accepted = file.chains.biased_sweep(how.check_every, bias, how.row, deposit, visits)
+            counters[:2] += how.check_every
+            flat = how.flat(visits)
+            if flat.all() or counters[1] + how.check_every > max(how.stage_sweeps, how.check_every):
+                bias -= bias.min(axis=1, keepdims=True)
+                unfinished[stage] = ~flat
+                visits[:], counters[1], counters[2] = 0, 0, stage + 1
+                shown.set_postfix(
+                    flat=f"{flat.sum()}/{how.n_t}", deposit=f"{deposit:.0e}", acceptance=f"{accepted.mean():.2f}",
+                    refresh=False,
+                )  # fmt: skip
+                shown.update(1)
+            file.tick()
+    return bias, unfinished, int(counters[0])
 
 
-def _one_over_t(
-    chains: LockstepChains,
-    row: np.ndarray,
-    n_t: int,
-    first_deposit: float,
-    last_deposit: float,
-    flatness: float,
-    check_every: int,
-    stage_sweeps: int,
-    _: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _one_over_t(file: StateFile, how: Building) -> tuple[np.ndarray, np.ndarray, int]:
     """The same result; temperatures share the schedule, which is that of the slowest of them."""
-    n_bins = chains.model.n_sites + 1
-    steps_per_sweep = chains.model.n_sites * chains.n_chains / n_t
-    bias = np.zeros((n_t, n_bins))
-    visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
-    deposit, spent, in_stage, falling = first_deposit, 0, 0, False
-    total = int(np.ceil(n_bins / (last_deposit * steps_per_sweep)))
+    bias, visits, counters = _histograms(file, how)  # counter 2: halvings, 3: whether the deposit is 1/t
+    chains, n_bins = file.chains, bias.shape[1]
+    steps_per_sweep = chains.model.n_sites * chains.n_chains / how.n_t
+    total = int(np.ceil(n_bins / (how.last_deposit * steps_per_sweep)))
+
+    def deposit() -> float:
+        if counters[3]:
+            return n_bins / (counters[0] * steps_per_sweep)
+        return how.first_deposit * 0.5 ** counters[2]
+
     with bar(total, "metadynamics bias", "sweep") as shown:
-        while deposit > last_deposit:
-            part = min(check_every, total)
-            chains.biased_sweep(part, bias, row, deposit, visits)
+        shown.update(int(counters[0]))
+        while deposit() > how.last_deposit:
+            part = min(how.check_every, total)
+            accepted = chains.biased_sweep(part, bias, how.row, deposit(), visits)
             bias -= bias.min(axis=1, keepdims=True)
-            spent += part
-            in_stage += part
-            by_temperature = visits.reshape(n_t, -1, n_bins).sum(axis=1)
-            one_over_t = n_bins / (spent * steps_per_sweep)
-            flat = by_temperature.min(axis=1) >= flatness * by_temperature.mean(axis=1)
-            if not falling and (flat.all() or in_stage >= stage_sweeps):
-                deposit, in_stage = deposit / 2, 0
-                visits[:] = 0
-            falling = falling or deposit <= one_over_t
-            if falling:
-                deposit = one_over_t
-            shown.set_postfix(deposit=f"{deposit:.0e}", refresh=False)
+            counters[:2] += part
+            if not counters[3]:
+                if how.flat(visits).all() or counters[1] >= how.stage_sweeps:
+                    counters[2] += 1
+                    visits[:], counters[1] = 0, 0
+                counters[3] = deposit() <= n_bins / (counters[0] * steps_per_sweep)
+            shown.set_postfix(deposit=f"{deposit():.0e}", acceptance=f"{accepted.mean():.2f}", refresh=False)
             shown.update(part)
-    return bias, np.zeros((1, n_t), dtype=bool), spent
+            file.tick()
+    return bias, np.zeros((1, how.n_t), dtype=bool), int(counters[0])
 
 
-def _well_tempered(
-    chains: LockstepChains,
-    row: np.ndarray,
-    n_t: int,
-    first_deposit: float,
-    last_deposit: float,
-    flatness: float,
-    check_every: int,
-    stage_sweeps: int,
-    bias_factor: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _well_tempered(file: StateFile, how: Building) -> tuple[np.ndarray, np.ndarray, int]:
     """The same result; deposits shrink by themselves where the bias has grown."""
-    n_bins = chains.model.n_sites + 1
-    bias = np.zeros((n_t, n_bins))
-    visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
-    total = stage_sweeps * (int(np.floor(np.log2(first_deposit / last_deposit))) + 1)
+    bias, visits, counters = _histograms(file, how)
+    total = how.stage_sweeps * how.halvings()
     with bar(total, "metadynamics bias", "sweep") as shown:
-        for done in range(0, total, check_every):
-            part = min(check_every, total - done)
-            chains.biased_sweep(part, bias, row, first_deposit, visits, 1.0 / (bias_factor - 1.0))
+        shown.update(int(counters[0]))
+        while counters[0] < total:
+            part = int(min(how.check_every, total - counters[0]))
+            accepted = file.chains.biased_sweep(
+                part, bias, how.row, how.first_deposit, visits, 1.0 / (how.bias_factor - 1.0)
+            )
+            counters[0] += part
+            shown.set_postfix(acceptance=f"{accepted.mean():.2f}", refresh=False)
             shown.update(part)
+            file.tick()
     # It converges to the free energy times 1 - 1/bias_factor; production reweights with whatever bias it has.
-    bias *= bias_factor / (bias_factor - 1.0)
-    return bias - bias.min(axis=1, keepdims=True), np.zeros((1, n_t), dtype=bool), total
+    found = bias * (how.bias_factor / (how.bias_factor - 1.0))
+    return found - found.min(axis=1, keepdims=True), np.zeros((1, how.n_t), dtype=bool), total
 
 
-SCHEDULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, int]]] = {
+SCHEDULES: dict[str, Callable[[StateFile, Building], tuple[np.ndarray, np.ndarray, int]]] = {
     "halving": _halving,
     "one_over_t": _one_over_t,
     "well_tempered": _well_tempered,
@@ -263,34 +297,36 @@ SCHEDULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, int]]] = {
 
 
 def _produce(
-    chains: LockstepChains,
+    file: StateFile,
     row: np.ndarray,
     n_t: int,
     walkers: int,
     bias: np.ndarray,
+    warm_up: int,
     sweeps: int,
     exchange_every: int,
-    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fixed-bias stage.
+    """Fixed-bias stage: go on to `warm_up` sweeps and `sweeps` measured ones.
 
     Returns:
         visits (n_t, walkers, n_bins) of every step; sums (3, n_t, walkers, n_bins) of 1, U - U_0, (U - U_0)^2 once a
         sweep, U_0 the straight line between the end members; round trips (n_t,).
     """
-    model, n_bins = chains.model, chains.model.n_sites + 1
-    visits = np.zeros((chains.n_chains, n_bins), dtype=np.int64)
-    sums = np.zeros((3, chains.n_chains, n_bins))
+    chains, model, rng = file.chains, file.chains.model, file.rng
+    n_bins = model.n_sites + 1
+    visits = file.array("visits", np.zeros((chains.n_chains, n_bins), dtype=np.int64))
+    sums = file.array("sums", np.zeros((3, chains.n_chains, n_bins)))
+    side = file.array("side", np.zeros(chains.n_chains, dtype=int))
+    half_trips = file.array("half_trips", np.zeros(chains.n_chains, dtype=int))
+    at = file.array("production", np.zeros(1, dtype=np.int64))
     line = end_member_line(model)
     beta = 1.0 / (model.boltzmann * chains.temperature)
-    side = np.zeros(chains.n_chains, dtype=int)
-    half_trips = np.zeros(chains.n_chains, dtype=int)
     everyone = np.arange(chains.n_chains)
-    warm_up = -(-sweeps // 10)
     numbers = everyone.reshape(n_t, walkers)
     with bar(sweeps + warm_up, "metadynamics production", "sweep") as shown:
-        for done in range(1, sweeps + warm_up + 1):
-            chains.biased_sweep(1, bias, row, 0.0, visits)
+        shown.update(int(at[0]))
+        for done in range(int(at[0]) + 1, sweeps + warm_up + 1):
+            accepted = chains.biased_sweep(1, bias, row, 0.0, visits)
             energy, n_plus = chains.energies(), chains.n_plus()
             if done == warm_up:
                 visits[:] = 0
@@ -300,7 +336,7 @@ def _produce(
                     sums[power][everyone, n_plus] += excess**power
                 reached = np.where(n_plus == 0, -1, np.where(n_plus == n_bins - 1, 1, 0))
                 half_trips += (reached != 0) & (side != 0) & (reached != side)
-                side = np.where(reached != 0, reached, side)
+                side[:] = np.where(reached != 0, reached, side)
             if exchange_every and done % exchange_every == 0 and n_t > 1:
                 parity = (done // exchange_every) % 2
                 a, b = numbers[parity:-1:2].ravel(), numbers[parity + 1 :: 2].ravel()
@@ -311,7 +347,11 @@ def _produce(
                     )  # fmt: skip
                     taken = np.log(1.0 - rng.random(len(a))) < log_ratio
                     chains.swap(a[taken], b[taken])
+            at[0] = done
+            shown.set_postfix(acceptance=f"{accepted.mean():.2f}", refresh=False)
             shown.update(1)
+            file.tick()
+    file.save()
     shape = (n_t, walkers, n_bins)
     trips = half_trips.reshape(n_t, walkers).sum(axis=1) // 2
     return visits.reshape(shape), sums.reshape(3, *shape), trips

@@ -8,6 +8,7 @@ they do not, a transition lies between, and the condition is marked unreliable.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
-from segalflow.sampling.statistics import jackknife_error, leave_one_out_means, unseen_excitation
+from segalflow.sampling.inputs import check_grid
+from segalflow.sampling.state_file import Doubling, StateFile
+from segalflow.sampling.statistics import jackknife_error, leave_one_out_means, student_factor, unseen_excitation
 
 AGREEMENT = 4.0
 """Combined standard errors by which the branches may differ."""
@@ -37,6 +40,9 @@ def sample_scan(
     equilibration: int = 200,
     sweeps: int = 800,
     measure_every: int = 2,
+    target_error: float | None = None,
+    max_walkers: int = 128,
+    work: Path | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``scan``) of chains led up and down the grid.
@@ -51,6 +57,10 @@ def sample_scan(
         equilibration: sweeps at a condition before it is measured.
         sweeps: measured sweeps at a condition.
         measure_every: sweeps between measurements.
+        target_error: scans are repeated, twice as many each time, until the standard error of the composition is at
+            most this at every condition, or `max_walkers` were led in each direction; None does one with `walkers`.
+        max_walkers: see `target_error`.
+        work: folder of the state: an interrupted run is continued, a longer one goes on from a shorter one.
         attributes: extra attributes of the table.
 
     Estimates are those of both branches together. ``composition_up`` and ``composition_down`` hold the branches; the
@@ -59,7 +69,7 @@ def sample_scan(
     Raises:
         SamplingError: for budgets that make no sense.
     """
-    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
+    temperature, delta_mu = check_grid(temperature, delta_mu)
     measurements = sweeps // max(measure_every, 1)
     if walkers < 4 or measurements < 1 or equilibration < 0:
         raise SamplingError(
@@ -70,31 +80,72 @@ def sample_scan(
     kelvin = np.repeat(temperature, 2 * walkers)
     upwards = np.tile(np.repeat([True, False], walkers), n_t)
     chains = LockstepChains(model, kelvin, np.zeros(len(kelvin)), seed)
-    chains.set_spins(np.repeat(np.where(upwards, -1, 1)[:, None], n_sites, axis=1))
-    moments = np.empty((5, n_mu, len(kelvin)))  # means of U, N, U^2, N^2, U N at each place of the grid
-    with bar(n_mu, "scan", "delta_mu") as shown:
-        for step in range(n_mu):
+    settings = {"seed": seed, "walkers": walkers, "equilibration": equilibration, "sweeps": sweeps,
+                "measure_every": measure_every}  # fmt: skip
+    inputs = [settings, temperature.tolist(), delta_mu.tolist()]
+    file = StateFile(work, "scan", model, inputs, __file__, chains)
+    budget = Doubling(target_error, walkers, max_walkers)
+    errors = file.resume(budget)
+    at = file.array("at", np.zeros(2, dtype=np.int64))  # scan, step of delta_mu
+    file.array("moments", np.empty((0, 5, n_mu, len(kelvin))))
+    while True:
+        _lead(file, at, budget.length(errors) // walkers, kelvin, upwards, delta_mu, equilibration, measure_every,
+              measurements)  # fmt: skip
+        # (scans, 5, n_mu, chains) to (5, walkers of both directions, n_t, n_mu): first those up, then those down
+        moments = file.arrays["moments"].reshape(-1, 5, n_mu, n_t, 2, walkers).transpose(1, 4, 0, 5, 3, 2)
+        table = _table(
+            model, species, temperature, delta_mu, moments.reshape(5, -1, n_t, n_mu), measurements,
+            chains.energy_evaluations,
+            {
+                "n_sites": n_sites,
+                "settings": settings | {"walkers": budget.length(errors), "target_error": target_error},
+                **(attributes or {}),
+            },
+        )  # fmt: skip
+        errors.append(float(table["composition_stderr"].max()))
+        if budget.enough(errors):
+            return table
+        file.begin_next(errors)
+
+
+def _lead(
+    file: StateFile,
+    at: np.ndarray,
+    scans: int,
+    kelvin: np.ndarray,
+    upwards: np.ndarray,
+    delta_mu: np.ndarray,
+    equilibration: int,
+    measure_every: int,
+    measurements: int,
+) -> None:
+    """Go on until so many scans are done.
+
+    The array `moments` (scans, 5, n_delta_mu, n_chains) of the state gets the means of U, N, U^2, N^2 and U N.
+    """
+    chains, n_mu, n_sites = file.chains, len(delta_mu), file.chains.model.n_sites
+    held = file.arrays["moments"]
+    moments = file.arrays["moments"] = np.concatenate([held, np.full((scans - len(held), *held.shape[1:]), np.nan)])
+    with bar(scans * n_mu, "scan", "delta_mu") as shown:
+        shown.update(int(at[0] * n_mu + at[1]))
+        while at[0] < scans:
+            scan, step = at
+            if step == 0:
+                chains.set_spins(np.repeat(np.where(upwards, -1, 1)[:, None], n_sites, axis=1))
             place = np.where(upwards, step, n_mu - 1 - step)
             chains.set_conditions(kelvin, delta_mu[place])
             chains.sweep(equilibration)
-            total = np.zeros((5, len(kelvin)))
+            total, accepted = np.zeros((5, len(kelvin))), 0.0
             for _ in range(measurements):
-                chains.sweep(measure_every)
+                accepted += chains.sweep(measure_every).mean() / measurements
                 u, n = chains.energies(), chains.n_plus()
                 total += np.stack([u, n, u * u, n * n, u * n])
-            moments[:, place, np.arange(len(kelvin))] = total / measurements
+            moments[scan][:, place, np.arange(len(kelvin))] = total / measurements
+            at[:] = (scan, step + 1) if step + 1 < n_mu else (scan + 1, 0)
+            shown.set_postfix(acceptance=f"{accepted:.2f}", refresh=False)
             shown.update(1)
-    # (5, walkers of both directions, n_t, n_mu): walkers first up, then down
-    moments = moments.reshape(5, n_mu, n_t, 2 * walkers).transpose(0, 3, 2, 1)
-    return _table(
-        model, species, temperature, delta_mu, moments, measurements, chains.energy_evaluations,
-        {
-            "n_sites": n_sites,
-            "settings": {"seed": seed, "walkers": walkers, "equilibration": equilibration, "sweeps": sweeps,
-                         "measure_every": measure_every},
-            **(attributes or {}),
-        },
-    )  # fmt: skip
+            file.tick()
+    file.save()
 
 
 def _table(
@@ -123,7 +174,8 @@ def _table(
 
     def with_errors(part: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         left_out = derived(leave_one_out_means(part, axis=1))
-        return derived(part.mean(axis=1)), {name: jackknife_error(value) for name, value in left_out.items()}
+        wider = student_factor(part.shape[1])
+        return derived(part.mean(axis=1)), {name: wider * jackknife_error(value) for name, value in left_out.items()}
 
     both, errors = with_errors(moments)
     (up, up_error), (down, down_error) = with_errors(moments[:, :walkers]), with_errors(moments[:, walkers:])

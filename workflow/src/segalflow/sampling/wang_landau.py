@@ -10,7 +10,8 @@ every bin remove the binning error to second order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from segalflow.errors import SamplingError
 from segalflow.progress import bar
 from segalflow.sampling.composition import estimate_with_errors, observables_by_composition
 from segalflow.sampling.density_of_states import DensityOfStates
+from segalflow.sampling.inputs import check_grid
+from segalflow.sampling.state_file import Doubling, StateFile
 
 MAX_CELLS = 20_000_000
 """Histogram cells, all walkers together, above which a run is refused: about 1 GB."""
@@ -138,7 +141,9 @@ def _walk(
 class _Walkers:
     """State of all walkers."""
 
-    def __init__(self, model: SpinPolynomial, seed: int, walkers: int, width: float, by_composition: bool) -> None:
+    def __init__(
+        self, model: SpinPolynomial, seed: int, walkers: int, width: float, by_composition: bool, file: StateFile
+    ) -> None:
         self.model, self.near, self.width = model, surroundings(model), width
         # No energy lies outside c -+ sum |J|; one bin more on either side takes the rounding.
         reach = sum(float(np.abs(c).sum()) for c in model.coefficients)
@@ -152,20 +157,28 @@ class _Walkers:
                 f"Wang-Landau: {walkers} walkers of {size} bins each do not fit; use fewer walkers or a wider bin"
             )
         sources = np.random.SeedSequence(seed).spawn(walkers)
-        self.random = np.array([source.generate_state(4, np.uint64) for source in sources])
+        self.random = file.array("random", np.array([source.generate_state(4, np.uint64) for source in sources]))
         draws = (np.random.default_rng(source).integers(0, 2, model.n_sites) for source in sources)
-        self.negative = np.array([[*(1 - draw), 0] for draw in draws], dtype=np.uint8)
+        self.negative = file.array("negative", np.array([[*(1 - draw), 0] for draw in draws], dtype=np.uint8))
         self.words = self.near.work_space()
-        self.known = np.zeros((walkers, size), dtype=bool)
-        self.reset()
+        shape = (walkers, size)
+        new = "known" not in file.held
+        self.known = file.array("known", np.zeros(shape, dtype=bool))
+        self.log_g, self.visits = file.array("log_g", np.zeros(shape)), file.array("visits", np.zeros(shape, np.int64))
+        self.sums = file.array("sums", np.zeros((walkers, 3, size)))
+        self.integers = file.array("integers", np.zeros((walkers, 5), np.int64))
+        self.floats = file.array("floats", np.ones((walkers, 2)))
+        # Flips of each walker's search, of them until the last new bin, bins known then, whether the search is over.
+        self.search = file.array("search", np.zeros(4, np.int64))
+        self.learnt = file.array("learnt", np.zeros(walkers, np.int64))  # flips, once a walker is done with it
+        self.produced = file.array("produced", np.zeros(walkers, np.int64))
+        if new:
+            self.reset()
 
     def reset(self) -> None:
         """Start the densities at zero in the bins that any walker knows, at log f = 1."""
         self.known[:] = self.known.any(axis=0)
-        shape = self.known.shape
-        self.log_g, self.visits = np.zeros(shape), np.zeros(shape, np.int64)
-        self.sums = np.zeros((shape[0], 3, shape[1]))
-        self.integers, self.floats = np.zeros((shape[0], 5), np.int64), np.ones((shape[0], 2))
+        self.log_g[:], self.visits[:], self.sums[:], self.integers[:], self.floats[:] = 0, 0, 0, 0, 1
         self.integers[:, _N_PLUS] = np.sum(self.negative[:, :-1] == 0, axis=1)
         self.integers[:, _KNOWN] = self.integers[:, _UNVISITED] = self.known.sum(axis=1)
 
@@ -199,6 +212,9 @@ def density_of_states(
     max_sweeps: int = 1_000_000,
     production_sweeps: int | None = None,
     by_composition: bool = True,
+    work: Path | None = None,
+    budget: Doubling | None = None,
+    error: Callable[[DensityOfStates], float] | None = None,
 ) -> DensityOfStates:
     """Return Wang-Landau densities of states by energy, for each number of +1 spins or for all of them together.
 
@@ -214,6 +230,9 @@ def density_of_states(
         max_sweeps: most sweeps (trial flips per site) in which a walker learns.
         production_sweeps: sweeps of a walker with the weights fixed; default as many as the longest walker learnt.
         by_composition: resolve the number of +1 spins too.
+        work: folder of the state: an interrupted run is continued, a longer one goes on from a shorter one.
+        budget: lengths of production, in its first ones (`production_sweeps`): goes on until `error` is small enough.
+        error: see `budget`.
 
     Raises:
         SamplingError: for settings that make no sense or histograms that do not fit into memory.
@@ -224,51 +243,83 @@ def density_of_states(
         raise SamplingError(f"expected bin_width > 0 and 0 < final_log_f < 1, found {bin_width} and {final_log_f}")
     if max_sweeps < 1 or (production_sweeps is not None and production_sweeps < 1):
         raise SamplingError("Wang-Landau: max_sweeps and production_sweeps must be at least 1")
-    run = _Walkers(model, seed, walkers, float(bin_width), by_composition)
+    inputs = [seed, float(bin_width), walkers, final_log_f, max_sweeps, production_sweeps, by_composition]
+    file = StateFile(work, "wang_landau", model, inputs, __file__)
+    budget = Doubling(None, 1, 1) if budget is None else budget
+    past = file.resume(budget)
+    run = _Walkers(model, seed, walkers, float(bin_width), by_composition, file)
     most = int(max_sweeps) * model.n_sites
-    searched = _search(run, most)
-    run.reset()
-    active, log_f, tail = list(range(walkers)), run.floats[:, _LOG_F], run.integers[:, _ONE_OVER_T]
+    if not run.search[3]:
+        _search(run, most, file)
+        run.reset()
+        run.search[3] = 1
+    _learn(run, most, final_log_f, file)
+    first = int(run.learnt.max()) if production_sweeps is None else production_sweeps * model.n_sites
+    while True:
+        _produce(run, first * budget.length(past) // budget.first, file)
+        states = _collect(run)
+        past.append(np.inf if error is None else error(states))
+        if budget.enough(past):
+            return states
+        file.begin_next(past)
+
+
+def _learn(run: _Walkers, most: int, final_log_f: float, file: StateFile) -> None:
+    """Let every walker learn its density, and then give all of them the mean one as fixed weights."""
+    walkers, log_f, tail = len(run.negative), run.floats[:, _LOG_F], run.integers[:, _ONE_OVER_T]
     expected = min(most, int(np.ceil(run.integers[0, _KNOWN] / final_log_f)))
+    if run.learnt.all():
+        return
     with bar(walkers * expected, "Wang-Landau", "flip") as shown:
-        while active:
-            for walker in tuple(active):
+        shown.update(int(run.integers[:, _STEPS].sum()))
+        while not run.learnt.all():
+            for walker in np.flatnonzero(run.learnt == 0).tolist():
                 left = most - int(run.integers[walker, _STEPS])
                 done = run.advance(walker, min(_CHUNK, left), _LEARN, final_log_f)
                 if done == left or (tail[walker] and log_f[walker] <= final_log_f):
-                    active.remove(walker)
+                    run.learnt[walker] = run.integers[walker, _STEPS]
                 shown.update(done)
             shown.set_postfix(log_f=f"{log_f.max():.1e}", one_over_t=f"{tail.sum()}/{walkers}", refresh=False)
-    learnt = run.integers[:, _STEPS].copy()
-    produced = int(learnt.max()) if production_sweeps is None else production_sweeps * model.n_sites
-    run.fix_bias()
-    with bar(walkers * produced, "Wang-Landau production", "flip") as shown:
-        for walker in range(walkers):
-            for first in range(0, produced, _CHUNK):
-                shown.update(run.advance(walker, min(_CHUNK, produced - first), _PRODUCE))
-    steps = np.column_stack([np.full(walkers, searched), learnt, np.full(walkers, produced)])
-    return _collect(run, steps)
+            if run.learnt.all():
+                run.fix_bias()  # before the state is written: what is done and the weights belong together
+            file.tick()
 
 
-def _search(run: _Walkers, most: int) -> int:
-    """Look for bins until the second half of the search met no new one; return the trial flips of each walker."""
+def _produce(run: _Walkers, flips: int, file: StateFile) -> None:
+    """Go on with fixed weights until every walker has done `flips`."""
     walkers = len(run.negative)
+    with bar(walkers * flips, "Wang-Landau production", "flip") as shown:
+        shown.update(int(run.produced.sum()))
+        for walker in range(walkers):
+            while run.produced[walker] < flips:
+                done = run.advance(walker, min(_CHUNK, flips - int(run.produced[walker])), _PRODUCE)
+                run.produced[walker] += done
+                shown.update(done)
+                file.tick()
+    file.save()
+
+
+def _search(run: _Walkers, most: int, file: StateFile) -> None:
+    """Look for bins until the second half of the search met no new one."""
+    walkers, at = len(run.negative), run.search
     least = min(_SEARCH_SWEEPS * run.model.n_sites, most)
-    searched = last_new = n_known = 0
     with bar(0, "Wang-Landau search", "flip") as shown:
-        while searched < least or (searched < 2 * last_new and searched < most):
-            piece = min(_CHUNK, max(least // 4, searched // 4, 1))
+        shown.update(int(walkers * at[0]))
+        while at[0] < least or (at[0] < 2 * at[1] and at[0] < most):
+            piece = min(_CHUNK, max(least // 4, int(at[0]) // 4, 1))
             for walker in range(walkers):
                 shown.update(run.advance(walker, piece, _SEARCH))
-            searched += piece
+            at[0] += piece
             found = int(run.known.any(axis=0).sum())
-            last_new, n_known = (searched, found) if found > n_known else (last_new, n_known)
-            shown.set_postfix(bins=n_known, refresh=False)
-    return searched
+            if found > at[2]:
+                at[1], at[2] = at[0], found
+            shown.set_postfix(bins=int(at[2]), refresh=False)
+            file.tick()
 
 
-def _collect(run: _Walkers, steps: np.ndarray) -> DensityOfStates:
+def _collect(run: _Walkers) -> DensityOfStates:
     """Cut the histograms to the columns that were visited."""
+    steps = np.column_stack([np.full(len(run.negative), run.search[0]), run.learnt, run.produced])
     shape, n_sites = (run.n_rows, run.n_bins), run.model.n_sites
     sums = run.sums.reshape(-1, 3, *shape).transpose(1, 0, 2, 3)
     columns = np.flatnonzero(sums[0].any(axis=(0, 1)))
@@ -298,6 +349,9 @@ def sample_wang_landau(
     final_log_f: float = 1e-5,
     max_sweeps: int = 1_000_000,
     production_sweeps: int | None = None,
+    target_error: float | None = None,
+    max_doublings: int = 4,
+    work: Path | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``wang_landau``) from the density of states in energy and composition.
@@ -317,31 +371,40 @@ def sample_wang_landau(
         final_log_f: a walker is done when its log f = 1/t has fallen to this.
         max_sweeps: most sweeps (trial flips per site) in which a walker learns.
         production_sweeps: sweeps of a walker with the weights fixed; default as many as the longest walker learnt.
+        target_error: production is doubled until the standard error of the composition is at most this at every
+            condition, or was doubled `max_doublings` times; None does the first length.
+        max_doublings: see `target_error`.
+        work: folder of the state: an interrupted run is continued, a longer one goes on from a shorter one.
         attributes: extra attributes of the table.
 
     Raises:
         SamplingError: for settings that make no sense or histograms that do not fit into memory.
     """
-    temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
-    if not len(temperature) or np.any(temperature <= 0) or np.any(np.diff(temperature) <= 0):
-        raise SamplingError(f"temperatures must be positive and increasing, found {temperature.tolist()}")
+    temperature, delta_mu = check_grid(temperature, delta_mu)
     beta = 1.0 / (model.boltzmann * temperature)
     width = 0.5 / beta[0] if bin_width is None else bin_width
+
+    def with_errors(states: DensityOfStates) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        def estimate(chosen: np.ndarray) -> dict[str, np.ndarray]:
+            return observables_by_composition(*states.by_row(beta, chosen), beta, delta_mu)
+
+        visits = np.broadcast_to(states.sums[0].sum(axis=(0, 2)), (len(beta), model.n_sites + 1))
+        return estimate_with_errors(model, beta, estimate, walkers, visits)
+
+    def worst(states: DensityOfStates) -> float:
+        return float(np.max(with_errors(states)[1]["composition"]))
+
     states = density_of_states(
         model, seed=seed, bin_width=width, walkers=walkers, final_log_f=final_log_f, max_sweeps=max_sweeps,
-        production_sweeps=production_sweeps,
+        production_sweeps=production_sweeps, work=work, budget=Doubling(target_error, 1, 2**max_doublings),
+        error=None if target_error is None else worst,
     )  # fmt: skip
-
-    def estimate(chosen: np.ndarray) -> dict[str, np.ndarray]:
-        return observables_by_composition(*states.by_row(beta, chosen), beta, delta_mu)
-
-    visits = np.broadcast_to(states.sums[0].sum(axis=(0, 2)), (len(beta), model.n_sites + 1))
-    values, errors = estimate_with_errors(model, beta, estimate, walkers, visits)
+    values, errors = with_errors(states)
     incomplete = (np.exp(values["composition_log_weight"]) * states.incomplete(beta)[:, None, :]).sum(axis=2)
     reliable = (incomplete <= MAX_INCOMPLETE) & bool(states.one_over_t.all())
     searched, _, produced = (states.steps[0] // model.n_sites).tolist()
     settings = {"seed": seed, "walkers": walkers, "bin_width": float(width), "final_log_f": final_log_f}
-    settings |= {"max_sweeps": max_sweeps, "production_sweeps": produced}
+    settings |= {"max_sweeps": max_sweeps, "production_sweeps": produced, "target_error": target_error}
     return ensemble_table(
         "wang_landau",
         temperature,

@@ -16,6 +16,7 @@ from segalflow.lattice import Supercell
 from segalflow.provenance import package_versions
 from segalflow.segal.features import ConditionRange, past_fields
 from segalflow.segal.network import build_network
+from segalflow.segal.orders import placement
 from segalflow.segal.resources import MEMORY_MB, choose_device
 from segalflow.segal.sampler import TrainedSampler
 
@@ -86,7 +87,8 @@ def read_sampler(
     domain = ConditionRange(
         tuple(content["domain"]["temperature"]), tuple(content["domain"]["delta_mu"]), content["domain"]["boltzmann"]
     )
-    tables = past_fields(model)
+    order = placement(content["network"], cell, content["seed"])
+    tables = past_fields(model, order)
     network = build_network(content["network"], cell, tables.n_classes, content["seed"])
     try:
         network.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(weights_path).items()})
@@ -99,6 +101,7 @@ def read_sampler(
     network.to(choose_device(content.get("device", "cpu")))
     sampler = TrainedSampler(model, cell, network, tables, domain, grid, settings)
     sampler.memory_mb, sampler.extrapolate = content.get("memory_mb", MEMORY_MB), content.get("extrapolate", False)
+    sampler.order = order
     if table is not None:
         sampler.history = table
     return sampler

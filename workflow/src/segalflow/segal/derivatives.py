@@ -29,6 +29,7 @@ def log_prob_slopes(
     nothing, one = np.zeros(len(beta)), np.ones(len(beta))
     directions = ((-beta / temperature, nothing, along_t), (nothing, one, along_mu))
     values = (beta, delta_mu, sampler.domain.encode(temperature, delta_mu))
+    spins = sampler.placed(spins)
     network, fields = sampler.network, fields_in_torch(sampler, spins)
     signs = to_device(network, spins)
     found = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,9 +80,22 @@ def feature_polynomial(model: EnergyModel) -> SpinPolynomial:
     return SpinPolynomial(model.n_sites, 0.0, (), (), model.boltzmann, model.energy_unit)
 
 
-def past_fields(model: EnergyModel) -> PastFields:
-    """Return the terms of a model's `feature_polynomial` for placement in site order."""
+def in_order(model: SpinPolynomial, order: np.ndarray) -> SpinPolynomial:
+    """Return a polynomial of the same spins numbered by their place in `order`, (n_sites,)."""
+    if np.array_equal(order, np.arange(model.n_sites)):
+        return model
+    rank = np.argsort(order).astype(np.int32)
+    members = tuple(np.sort(rank[m], axis=1) for m in model.members)
+    return replace(model, members=members, cell=None)
+
+
+def past_fields(model: EnergyModel, order: np.ndarray | None = None) -> PastFields:
+    """Return the terms of a model's `feature_polynomial` for placement in an order (None: site order).
+
+    The fields are then those of spins in this order.
+    """
     model = feature_polynomial(model)
+    model = model if order is None else in_order(model, order)
     n_classes = max(model.max_order, 1)
     table = group_monomials(model.n_sites, model.n_sites * n_classes, past_monomials(model, n_classes), _pack(model))
     factor = (-2.0 * table.coefficient).astype(np.float32)

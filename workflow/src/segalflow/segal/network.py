@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
+from segalflow.segal.orders import nearest_distances, placement
 
 FieldsAt = Callable[[int, Tensor], Tensor]
 """Fields of a site, (batch, n_classes), from the spins placed before it, (batch, n_sites)."""
@@ -32,35 +33,32 @@ def squash(x: Tensor) -> Tensor:
     return x / (1 + 0.2 * x.abs())
 
 
-def relative_sites(cell: Supercell) -> np.ndarray:
-    """Return the class of the displacement from site j to site i, shape (n_sites, n_sites): [i, j].
+def relative_sites(cell: Supercell, order: np.ndarray | None = None) -> np.ndarray:
+    """Return the class of the displacement from site j to site i of an order, shape (n_sites, n_sites): [i, j].
 
     Two pairs share a class when a lattice translation maps one onto the other (sublattices kept apart).
     """
     n_sub = cell.lattice.n_sublattices
-    sub, offset = cell.sites[:, 0], cell.sites[:, 1:]
+    sites = cell.sites if order is None else cell.sites[order]
+    sub, offset = sites[:, 0], sites[:, 1:]
     displaced = cell.site_index(0, offset[None, :, :] - offset[:, None, :]) // n_sub
     return (sub[:, None] * n_sub + sub[None, :]) * cell.n_cells + displaced
 
 
-def seen_sites(cell: Supercell, window: float | None) -> tuple[np.ndarray, np.ndarray]:
+def seen_sites(cell: Supercell, window: float | None, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return which earlier sites each site sees, compressed rows: starts (n_sites + 1,) and sites.
 
     Args:
         cell: the cell.
         window: largest distance to the nearest image, Angstrom; None sees all earlier sites. With a window the cost of
             a sample grows as the number of sites, and not as its square.
+        order: the sites in the order of their placement (None: the cell's own), which the result counts in.
     """
     n = cell.n_sites
     rows = [np.arange(i) for i in range(n)]
     if window is not None:
-        images = np.array([i for i in np.ndindex(3, 3, 3)]) - 1
-        images = images[[all(p or not o for p, o in zip(cell.lattice.pbc, image, strict=True)) for image in images]]
-        shifts = images @ cell.cell
-        nearest = np.empty((n, n))
-        for i in range(n):
-            apart = cell.positions - cell.positions[i]
-            nearest[i] = np.linalg.norm(apart[:, None] + shifts, axis=2).min(axis=1)
+        nearest = nearest_distances(cell)
+        nearest = nearest if order is None else nearest[np.ix_(order, order)]
         rows = [row[nearest[i, :i] <= window + 1e-6] for i, row in enumerate(rows)]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     return starts.astype(np.int64), np.concatenate(rows).astype(np.int64)
@@ -78,11 +76,18 @@ class PhysicsNetwork(nn.Module):
     kind = "physics"
     uses_fields = True
 
-    def __init__(self, cell: Supercell, n_classes: int, hidden: int = 32, window: float | None = None) -> None:
+    def __init__(
+        self,
+        cell: Supercell,
+        n_classes: int,
+        hidden: int = 32,
+        window: float | None = None,
+        order: np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         n = cell.n_sites
-        relative = relative_sites(cell)
-        starts, seen = seen_sites(cell, window)
+        relative = relative_sites(cell, order)
+        starts, seen = seen_sites(cell, window, order)
         site = np.repeat(np.arange(n), np.diff(starts))
         if window is not None:
             # Number only the displacements that occur.
@@ -188,10 +193,16 @@ class MaskedNetwork(nn.Module):
     uses_fields = False
 
     def __init__(
-        self, cell: Supercell, n_classes: int, layers: int = 3, width: int = 2, activation: str = "tanh"
+        self,
+        cell: Supercell,
+        n_classes: int,
+        layers: int = 3,
+        width: int = 2,
+        activation: str = "tanh",
+        order: np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        n = cell.n_sites
+        n = cell.n_sites  # of sites only their place counts here, so `order` changes nothing
         if activation not in ("tanh", "sigmoid"):
             raise TrainingError(f"segal.network.activation: expected tanh or sigmoid, found '{activation}'")
         self.n_sites, self.n_classes, self.activation = n, n_classes, activation
@@ -258,7 +269,8 @@ def build_network(settings: Mapping[str, Any], cell: Supercell, n_classes: int, 
     """Return a freshly initialised network.
 
     Args:
-        settings: ``kind`` (a key of `NETWORKS`) and ``sizes``, that network's own keywords.
+        settings: ``kind`` (a key of `NETWORKS`), ``sizes``, that network's own keywords, and ``order``, a key of
+            `segalflow.segal.orders.ORDERS`; spins and fields are then in this order.
         cell: the cell.
         n_classes: number of field classes (`PastFields.n_classes`).
         seed: seed of the initial weights.
@@ -275,6 +287,6 @@ def build_network(settings: Mapping[str, Any], cell: Supercell, n_classes: int, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         try:
-            return NETWORKS[kind](cell, n_classes, **options)
+            return NETWORKS[kind](cell, n_classes, order=placement(settings, cell, seed), **options)
         except TypeError as error:
             raise TrainingError(f"segal.network.sizes: {error}") from None

@@ -60,6 +60,19 @@ class Run(Protocol):
         """Take one optimiser step with the gradients at hand and note the loss."""
 
 
+def visited_conditions(run: Run, divergence: np.ndarray) -> np.ndarray:
+    """Return the conditions of a round: each about once, those that diverge most up to `MAX_VISITS` times as often."""
+    n = len(divergence)
+    if not run.settings["adaptive"]:
+        return np.arange(n)
+    smooth = uniform_filter(divergence.reshape(run.shape), size=3, mode="nearest").ravel()
+    weight = np.sqrt(np.clip(smooth, 0.02, None))
+    weight = np.clip(weight / weight.mean(), 1 / MAX_VISITS, MAX_VISITS)
+    # Systematic resampling: n draws of which each condition gets its share to within one.
+    edges = np.cumsum(weight / weight.sum()) * n
+    return np.minimum(np.searchsorted(edges, np.arange(n) + run.rng.random()), n - 1)
+
+
 class LikelihoodObjective:
     """Maximum likelihood on the replica pool."""
 
@@ -148,22 +161,11 @@ class LikelihoodObjective:
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
-        order = run.rng.permutation(self._visited())
+        self.spins, self.fields = run.sampler.placed(self.spins), run.sampler.placed(self.fields)
+        order = run.rng.permutation(visited_conditions(run, self.divergence))
         # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
         self.past = evaluate_past_fields(run.sampler.fields, self.spins)
         run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
-
-    def _visited(self) -> np.ndarray:
-        """Conditions of a round: each about once, bad ones up to `MAX_VISITS` times as often."""
-        n = len(self.divergence)
-        if not self.run.settings["adaptive"]:
-            return np.arange(n)
-        smooth = uniform_filter(self.divergence.reshape(self.run.shape), size=3, mode="nearest").ravel()
-        weight = np.sqrt(np.clip(smooth, 0.02, None))
-        weight = np.clip(weight / weight.mean(), 1 / MAX_VISITS, MAX_VISITS)
-        # Systematic resampling: n draws of which each condition gets its share to within one.
-        edges = np.cumsum(weight / weight.sum()) * n
-        return np.minimum(np.searchsorted(edges, np.arange(n) + self.run.rng.random()), n - 1)
 
     def step(self) -> None:
         """One optimiser step on a part of the pool."""
@@ -234,6 +236,16 @@ CONDITIONS: dict[str, Callable[[Run, int], tuple[np.ndarray, np.ndarray]]] = {
 """Where reverse KL takes its conditions from (the three ways of the paper)."""
 
 
+def centred_advantage(free: np.ndarray) -> np.ndarray:
+    """Return the weights of REINFORCE, flat, from ``ln q + (U - dmu N)/kT`` of draws, (conditions, draws).
+
+    The baseline leaves each draw out; the scale of each condition is its own spread; single wild draws are held back.
+    """
+    n = free.shape[1]
+    advantage = (free - free.mean(1, keepdims=True)) * n / (n - 1)
+    return np.clip(advantage / np.maximum(1.0, free.std(1, keepdims=True)), -4, 4).ravel()
+
+
 class ReverseObjective:
     """Reverse KL by REINFORCE, as in the paper, with a leave-one-out baseline per condition."""
 
@@ -261,10 +273,8 @@ class ReverseObjective:
         spins, log_p, energy = run.sampler.sample(temperature, mu, run.seed())
         run.evaluations += len(spins)
         free = log_p + run.sampler.reduced_energy(spins, energy, temperature, mu)
-        grouped = free.reshape(n, self.draws)
-        advantage = (grouped - grouped.mean(1, keepdims=True)) * self.draws / (self.draws - 1)
-        # The scale of each condition is its own spread; single wild draws are held back.
-        advantage = np.clip(advantage / np.maximum(1.0, grouped.std(1, keepdims=True)), -4, 4).ravel()
+        advantage = centred_advantage(free.reshape(n, self.draws))
+        spins = run.sampler.placed(spins)
         signs, weight = (torch.from_numpy(a.astype(np.float32)).to(device_of(run.network)) for a in (spins, advantage))
 
         def work(part: slice) -> None:
@@ -277,7 +287,7 @@ class ReverseObjective:
 
         restart()
         in_parts(work, len(spins), run.network.bytes_per_decoration, run.sampler.memory_mb, restart)
-        run.descend(float(grouped.mean()), self.column)
+        run.descend(float(free.mean()), self.column)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """No state of its own."""

@@ -17,6 +17,7 @@ import torch
 from segalflow.artefacts import read_state, write_state
 from segalflow.errors import TrainingError
 from segalflow.progress import bar
+from segalflow.provenance import code_fingerprint, content_hash
 
 # Draws per condition where the effective sample size is measured (few draws overstate a low one).
 NESS_DRAWS = 64
@@ -130,6 +131,16 @@ class TrainingRun:
         full = self.optimiser.state_dict()
         full["state"] = state
         self.optimiser.load_state_dict(full)
+
+
+def checkpoint_of(work: str | Path | None, script: str, *inputs: Any) -> Path | None:
+    """Return the checkpoint of a run in the folder `work`, named by its inputs and code; None without a folder.
+
+    The code counts too: a checkpoint of an older version of `script` or what it uses is not continued by a newer one.
+    """
+    if work is None:
+        return None
+    return Path(work) / f"checkpoint-{content_hash([*inputs, code_fingerprint(script)], 12)}.safetensors"
 
 
 def optimise(run: TrainingRun, objective: Any, checkpoint: Path | None) -> pd.DataFrame:

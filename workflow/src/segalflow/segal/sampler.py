@@ -41,6 +41,7 @@ class TrainedSampler:
         settings: network and training settings, seed.
         history: training history (step, loss, ness, energy_evaluations, ...).
         memory_mb: bound on the working memory of one pass in PyTorch, MB; larger batches go in parts.
+        order: the sites in the order of their placement, which the network and `fields` count in; None: the cell's own.
         extrapolate: serve conditions outside the trained domain too (SNIS marks them); False refuses them.
     """
 
@@ -54,6 +55,15 @@ class TrainedSampler:
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     memory_mb: float = MEMORY_MB
     extrapolate: bool = False
+    order: np.ndarray | None = None
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """Return values of sites, (batch, n_sites, ...), in the order of placement (the network's)."""
+        return values if self.order is None else np.take(values, self.order, axis=1)
+
+    def by_site(self, values: np.ndarray) -> np.ndarray:
+        """Return values in the order of placement, (batch, n_sites, ...), in the cell's order."""
+        return values if self.order is None else np.take(values, np.argsort(self.order), axis=1)
 
     @functools.cached_property
     def torch_fields(self) -> TorchFields:
@@ -106,7 +116,7 @@ class TrainedSampler:
         self._check(temperature, delta_mu, extrapolate)
         spins = np.empty((len(temperature), self.n_sites), dtype=np.int8)
         log_p, energy = _runner(self)(True, spins, temperature, delta_mu, seed_states(seed, len(temperature)))
-        return spins, log_p, energy
+        return self.by_site(spins), log_p, energy
 
     def log_prob(
         self, spins: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray, extrapolate: bool = False
@@ -114,13 +124,13 @@ class TrainedSampler:
         """Return the log probability, float64 (batch,), of given spins, int8 (batch, n_sites), at given conditions."""
         temperature, delta_mu = np.atleast_1d(temperature).astype(float), np.atleast_1d(delta_mu).astype(float)
         self._check(temperature, delta_mu, extrapolate)
-        spins = np.ascontiguousarray(spins, dtype=np.int8)
+        spins = np.ascontiguousarray(self.placed(spins), dtype=np.int8)
         log_p, _ = _runner(self)(False, spins, temperature, delta_mu, np.zeros(len(spins), dtype=np.uint64))
         return log_p
 
 
-def _energies(model: EnergyModel, spins: np.ndarray) -> np.ndarray:
-    return np.asarray(model.energy((spins > 0).astype(np.int8)), dtype=float)
+def _energies(sampler: TrainedSampler, placed: np.ndarray) -> np.ndarray:
+    return np.asarray(sampler.model.energy((sampler.by_site(placed) > 0).astype(np.int8)), dtype=float)
 
 
 def _runner(sampler: TrainedSampler):
@@ -153,7 +163,7 @@ def _run_physics(sampler: TrainedSampler):
             fields.rows(), fields.groups, fields.totals, fields.model.constant + float(fields.totals.base[0]),
             w["w1"], w["v"], w["b1"], w["w2"], w["b2"], w["u_site"] + w["u"], w["c_site"], w["bias"], log_p, energy,
         )  # fmt: skip
-        return log_p, energy if summed or not draw else _energies(sampler.model, spins)
+        return log_p, energy if summed or not draw else _energies(sampler, spins)
 
     return run
 
@@ -181,7 +191,10 @@ def fields_in_torch(sampler: TrainedSampler, spins: np.ndarray) -> torch.Tensor:
 
 
 def torch_logits(sampler: TrainedSampler, spins: np.ndarray, temperature: np.ndarray, delta_mu: np.ndarray):
-    """Return all logits by the network itself, float tensor (batch, n_sites): the twin of the fast kernel."""
+    """Return all logits by the network itself, float tensor (batch, n_sites): the twin of the fast kernel.
+
+    Spins and logits are in the order of placement (`TrainedSampler.placed`).
+    """
     signs, fields = to_device(sampler.network, spins), fields_in_torch(sampler, spins)
     return sampler.network.logits(signs, fields, *_inputs(sampler, temperature, delta_mu))
 
@@ -211,6 +224,6 @@ def _run_torch(sampler: TrainedSampler):
         with torch.no_grad():
             in_parts(work, len(spins), sampler.network.bytes_per_decoration, sampler.memory_mb)
         # A score needs no energy, and energies may be what costs.
-        return log_p, _energies(sampler.model, spins) if draw else np.full(len(spins), np.nan)
+        return log_p, _energies(sampler, spins) if draw else np.full(len(spins), np.nan)
 
     return run

@@ -16,11 +16,11 @@ from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
-from segalflow.provenance import code_fingerprint, content_hash
 from segalflow.segal.features import ConditionRange, past_fields, with_colder
 from segalflow.segal.network import build_network
 from segalflow.segal.objectives import OBJECTIVES
-from segalflow.segal.optimisation import TrainingRun, optimise
+from segalflow.segal.optimisation import TrainingRun, checkpoint_of, optimise
+from segalflow.segal.orders import placement
 from segalflow.segal.resources import MEMORY_MB, choose_device
 from segalflow.segal.sampler import TrainedSampler
 from segalflow.segal.transfer import transfer_weights, weights_hash
@@ -47,7 +47,7 @@ def train(
         model: energy of the cell.
         cell: the cell.
         temperature, delta_mu: the grid, increasing, shape (n_temperatures,) and (n_delta_mu,).
-        network: ``kind`` and ``sizes`` (`segalflow.segal.network.build_network`).
+        network: ``kind``, ``sizes`` and ``order`` (`segalflow.segal.network.build_network`).
         training: ``objective``, ``steps`` (0 with a `start`: it serves as it is), ``batch``, ``learning_rate``,
             ``colder`` (temperatures below the grid to train on as well), ``pool_sweeps``, ``sweeps_per_round``,
             ``refresh_every``, ``adaptive``, ``ness_target`` (None: never stop early), ``checkpoint_every`` (steps); for
@@ -73,7 +73,8 @@ def train(
         )
     torch.set_num_threads(1)  # the sums' order, and so the bytes of the result, must not depend on the machine's cores
     temperature, delta_mu = with_colder(temperature, training["colder"]), np.asarray(delta_mu, float)
-    tables = past_fields(model)
+    order = placement(network, cell, seed)
+    tables = past_fields(model, order)
     domain = ConditionRange(
         (float(temperature[0]), float(temperature[-1])), (float(delta_mu[0]), float(delta_mu[-1])), model.boltzmann
     )
@@ -86,16 +87,16 @@ def train(
                 f"domain of the other cell (T {start.domain.temperature}, delta_mu {start.domain.delta_mu}); "
                 "train that cell on a wider grid, or set segal.extrapolate"
             )
+        if order is not None or start.order is not None:
+            raise TrainingError("segal.start_from: expected segal.network.order 'raster' for both cells")
         transfer_weights(start.network, start.cell, built, cell)
         domain = start.domain
         settings["start"] = weights_hash(start.network)
     grid = (temperature, delta_mu)
     sampler = TrainedSampler(model, cell, built.to(place), tables, domain, grid, settings)
-    sampler.memory_mb, sampler.extrapolate = memory_mb, extrapolate
+    sampler.memory_mb, sampler.extrapolate, sampler.order = memory_mb, extrapolate, order
     run = TrainingRun(sampler, training, seed)
-    # The code counts too: a checkpoint of an older version of this module is not continued by a newer one.
-    inputs = [model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist(), code_fingerprint(__file__)]
-    fingerprint = content_hash(inputs)
-    checkpoint = None if work is None else Path(work) / f"checkpoint-{fingerprint[:12]}.safetensors"
+    inputs = (model_fingerprint(model), settings, temperature.tolist(), delta_mu.tolist())
+    checkpoint = checkpoint_of(work, __file__, *inputs)
     sampler.history = optimise(run, OBJECTIVES[training["objective"]](run), checkpoint)
     return sampler

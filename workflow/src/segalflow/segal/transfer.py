@@ -77,12 +77,12 @@ def _check(source: PhysicsNetwork, source_cell: Supercell, target: PhysicsNetwor
 
 def _displacements(network: PhysicsNetwork, cell: Supercell) -> np.ndarray:
     """Return (sublattice of the site, of the seen one, nearest offset) of every row of `w1`, shape (n, 5)."""
-    numbers, first = np.unique(network.displacement.numpy(), return_index=True)
+    numbers, first = np.unique(network.displacement.cpu().numpy(), return_index=True)
     if len(numbers) != len(network.w1):
         raise TrainingError(
             "segal.start_from: the network sees the whole cell; set segal.network.sizes.window for both cells"
         )
-    site, seen = network.site.numpy()[first], network.seen.numpy()[first]
+    site, seen = network.site.cpu().numpy()[first], network.seen.cpu().numpy()[first]
     size = np.diag(cell.matrix)
     offset = cell.sites[seen, 1:] - cell.sites[site, 1:]
     images = np.array([i for i in itertools.product((-1, 0, 1), repeat=3)]) * size

@@ -18,9 +18,10 @@ import xarray as xr
 from scipy.special import gammaln, logsumexp
 
 from segalflow.artefacts import read_dataset, write_dataset
-from segalflow.ensemble import sampled_conditions
+from segalflow.ensemble import LEFT_OUT, sampled_conditions
 from segalflow.errors import BoundaryError
 from segalflow.sampling.composition import observables_by_composition
+from segalflow.sampling.statistics import student_factor
 from segalflow.thermo.comparison import boltzmann_of
 from segalflow.thermo.pooling import SamplePool, UnresolvedError, pool_samples
 
@@ -234,8 +235,9 @@ def free_energy_of_table(table: xr.Dataset, replicates: int = 100, seed: int = 0
     """Return the free energies of a table that holds ``composition_log_weight`` (exact sums, metadynamics, ...).
 
     At each temperature the shares of all reliable conditions are joined by the multiple-histogram formula with the
-    table's log Z; temperatures without a reliable condition are left out. Replicates are smooth random curves with the
-    table's standard errors, correlated over `CORRELATION` in x, as biased walks along the composition are.
+    table's log Z; temperatures without a reliable condition are left out. Replicates have the scatter of the table's
+    walkers (`segalflow.ensemble.with_walkers`) where it tells; else they are smooth random curves with its standard
+    errors, correlated over `CORRELATION` in x, as biased walks along the composition are.
 
     Raises:
         BoundaryError: if the table does not resolve composition, holds a single one, or a number is not finite.
@@ -267,6 +269,9 @@ def free_energy_of_table(table: xr.Dataset, replicates: int = 100, seed: int = 0
         shares = np.where(usable[..., None], share, -np.inf)
         value = logsumexp(size + shares, axis=1) - logsumexp(size + tilt, axis=1)
         main = np.argmax(size + tilt, axis=1)[:, None]
+    if LEFT_OUT in table:
+        draws = value + _walker_noise(table[LEFT_OUT].values, replicates, seed)
+        return FreeEnergy(temperature, delta_mu, value, draws, None, None, boltzmann_of(table), source)
     error = np.nan_to_num(table["composition_log_weight_stderr"].values)
     if "log_z_stderr" in table:
         error = np.hypot(error, np.nan_to_num(table["log_z_stderr"].values)[..., None])
@@ -276,6 +281,24 @@ def free_energy_of_table(table: xr.Dataset, replicates: int = 100, seed: int = 0
     noise = np.random.default_rng(seed).standard_normal((replicates, len(temperature), len(x)))
     draws = value + error * (noise @ np.linalg.cholesky(kernel).T)
     return FreeEnergy(temperature, delta_mu, value, draws, None, None, boltzmann_of(table), source)
+
+
+def _walker_noise(left_out: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+    """Random curves with the jackknife's covariance over walkers, (replicates, n_t, n_sites + 1).
+
+    A walker keeps its number at all temperatures, between which it may exchange: errors go together along T as well.
+
+    Args:
+        left_out: log weights with one walker left out, (n_t, n_walkers, n_sites + 1).
+        replicates: number of curves.
+        seed: of the draws.
+    """
+    walkers = left_out.shape[1]
+    apart = np.nan_to_num(left_out - left_out.mean(axis=1, keepdims=True))
+    apart -= 0.5 * (apart[..., :1] + apart[..., -1:])  # the constant is free; the pure ends are what is known
+    noise = np.random.default_rng(seed).standard_normal((replicates, walkers))
+    scale = student_factor(walkers) * np.sqrt((walkers - 1) / walkers)
+    return scale * np.einsum("rw,twn->rtn", noise, apart)
 
 
 def compute_free_energy(

@@ -1,8 +1,8 @@
 """Short-range order and structure factors of every condition, from the samples of a sweep.
 
 Warren-Cowley parameter of a shell of neighbours (Cowley, Phys. Rev. 77, 669, 1950): ``alpha = 1 - P(B | A) / x_B``,
-with P the probability that a neighbour of an A atom is B; 0 in a random solution, negative where unlike atoms attract. In
-spins s = +-1 of mean m it is ``(<s_i s_j> - m^2) / (1 - m^2)``. The structure factor at a wave vector k is
+with P the probability that a neighbour of an A atom is B; 0 in a random solution, negative where unlike atoms attract.
+In spins s = +-1 of mean m it is ``(<s_i s_j> - m^2) / (1 - m^2)``. The structure factor at a wave vector k is
 ``|sum_i (s_i - m) exp(2 pi i k r_i)|^2 / (n (1 - m^2))``, the mean over the star of k: 1 in a random solution, of the
 order of n in an ordered phase. Both take the mean composition of the condition, so that they hold its fluctuations too.
 """
