@@ -36,3 +36,12 @@ def test_open_dft_orders_copper_gold(repository) -> None:
     # Dense meshes: GPAW's L1_2 and L1_0; the public DFT data have -32.1 and -43.2.
     assert found["Cu3Au L1_2"] == pytest.approx(-34, abs=3)
     assert found["CuAu L1_0"] == pytest.approx(-44, abs=3)
+
+
+@pytest.mark.chgnet
+@pytest.mark.slow
+def test_the_universal_potential_mixes_silver_palladium(repository) -> None:
+    found = formation_energies(repository, "agpd_chgnet", "chgnet", ["Ag3Pd D0_22", "AgPd L1_1"])
+    # CHGNet's own numbers; the public DFT data have -8 to -61 for the whole alloy.
+    assert found["Ag3Pd D0_22"] == pytest.approx(-59.4, abs=1.5)
+    assert found["AgPd L1_1"] == pytest.approx(-50.9, abs=1.5)
