@@ -35,7 +35,7 @@ from ours import (
     reference_loop,
 )
 from peers import PEERS, TOLERANCE, OnCell, Unavailable, Work, quiet
-from tables import OURS, QUANTITIES, TARGETS, Report, Row, machine, markdown, write_readme
+from tables import OURS, QUANTITIES, TARGETS, Report, Row, machine, markdown, with_earlier, write_readme
 
 from segalflow.expansion.hamiltonian import ClusterExpansion, read_expansion
 from segalflow.lattice import Supercell
@@ -193,8 +193,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--core", type=int, help="core to run on (default: the last one)")
     parser.add_argument("--no-start-up", action="store_true", help="skip memory and compilation in fresh processes")
     parser.add_argument("--json", type=Path, help="file for all runs and ratios (default: standard output)")
+    parser.add_argument("--update", action="store_true", help="keep what --json holds of rows that are not run now")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     chosen = parser.parse_args(arguments)
+    if chosen.update and not (chosen.json and chosen.json.is_file()):
+        parser.error("--update needs the JSON file of an earlier run (--json)")
     chosen.seconds = chosen.seconds or (0.5 if chosen.quick else default.seconds)
     chosen.walkers = chosen.walkers or (4 if chosen.quick else default.walkers)
     return chosen
@@ -222,6 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.run(case, expansions[case.source], quantities)
     if not chosen.no_start_up and files["agpd"].is_file():
         report.startup = fresh_processes(files["agpd"], (12, 12, 12), budget.chains)
+    report.machine["load"] = max(report.machine["load"], os.getloadavg()[0])
+    if chosen.update:
+        report = with_earlier(report, json.loads(chosen.json.read_text()))
     table = markdown(report)
     print(table)
     content = json.dumps(dataclasses.asdict(report), indent=None if chosen.json is None else 1)

@@ -56,6 +56,9 @@ class Row:
         self.ratios = {code: ours / value for code, value in self.medians.items() if code != OURS}
 
 
+_GIVEN = ("case", "quantity", "runs", "targets", "variant")
+
+
 @dataclass
 class Report:
     """Everything a run found."""
@@ -95,6 +98,32 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def with_earlier(report: Report, earlier: dict[str, Any]) -> Report:
+    """Return a report with the rows, set-up times and start-up of an earlier one that it has not measured itself.
+
+    A sentence says which rows are new and what the others are from.
+
+    Args:
+        report: the new report.
+        earlier: a report as the JSON file holds it.
+    """
+    new = {(row.case, row.quantity) for row in report.rows}
+    rows = {(r["case"], r["quantity"]): Row(**{k: r[k] for k in _GIVEN}) for r in earlier["rows"]}
+    rows |= {(row.case, row.quantity): row for row in report.rows}
+    setup = {entry["case"]: entry for entry in [*earlier["setup"], *report.setup]}
+    measured = "; ".join(f"{case}: {QUANTITIES[quantity][0]}" for case, quantity in rows if (case, quantity) in new)
+    about, budget = earlier["machine"], earlier["budget"]
+    notes = [
+        f"New in this run: {measured or 'no rows'}. The other rows are of {about['date']} ({about['processor']}, "
+        f"{budget['rounds']} turns of {budget['seconds']:g} s, load {about['load']:.1f})."
+    ]
+    kept = [note for note in earlier["notes"] if note not in report.notes and not note.startswith("New in this run")]
+    return Report(
+        report.machine, report.budget, list(rows.values()), list(setup.values()), report.startup or earlier["startup"],
+        [*notes, *kept, *report.notes],
+    )  # fmt: skip
 
 
 def _number(value: float) -> str:

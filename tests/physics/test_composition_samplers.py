@@ -118,3 +118,16 @@ def test_a_scan_shows_hysteresis_and_marks_it() -> None:
 def test_budgets_that_make_no_sense_are_refused(alloy, sample, settings, words) -> None:
     with pytest.raises(SamplingError, match=words):
         sample(*alloy, seed=0, **settings)
+
+
+def test_every_table_has_autocorrelation_times(alloy) -> None:
+    """Of the order of sweeps where the alloy is disordered, and more where compositions are joined by diffusion."""
+    for sample, settings in (
+        (sample_canonical, {"equilibration": 100, "measurements": 200}),
+        (sample_scan, {"sweeps": 200, "equilibration": 20}),
+        (sample_vcsgc, {"equilibration": 50, "sweeps": 600}),
+    ):
+        time = sample(*alloy, seed=1, **settings)["autocorrelation_time"].values
+        assert time.shape == (4, 9)
+        assert np.all(time >= 0.5)
+        assert 0.5 < np.median(time) < 200

@@ -80,6 +80,19 @@ def test_tables_say_what_was_asked_for_and_where(report, tmp_path):
         monte_carlo.write_readme(table, readme)
 
 
+def test_rows_not_run_again_are_kept_and_named(report):
+    earlier = json.loads(json.dumps(dataclasses.asdict(report)))
+    earlier["machine"]["date"] = "2001-01-01"
+    row = dataclasses.replace(report.rows[0], runs={"segalflow": [4.0, 6.0], "CLEASE": [1.0]})
+    both = tables.with_earlier(dataclasses.replace(report, rows=[row], setup=[]), earlier)
+    assert [(r.case, r.quantity) for r in both.rows] == [(r.case, r.quantity) for r in report.rows]
+    assert both.rows[0].ratios == {"CLEASE": 5.0}
+    assert both.rows[1].ratios == report.rows[1].ratios
+    assert both.setup == report.setup
+    assert "New in this run: Tiny, 64 sites: trial flips/s, grid. The other rows are of 2001-01-01" in both.notes[0]
+    assert both.notes[0] in tables.markdown(both)
+
+
 def test_peers_with_another_energy_are_refused(expansion):
     class Wrong:
         def on_cell(self, *_):

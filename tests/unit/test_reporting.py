@@ -5,7 +5,7 @@ import pandas as pd
 
 from segalflow.dft.missing import missing_structures
 from segalflow.plotting.dataset import plot_missing
-from segalflow.reporting.data import describe_data, describe_expansion
+from segalflow.reporting.data import add_found_states, describe_data, describe_expansion
 from segalflow.reporting.page import Section, write_summary
 
 METRICS = {
@@ -84,3 +84,28 @@ def test_faults_and_reasons_reach_the_page(repository, tmp_path) -> None:
     complete = missing_structures(dataset, excluded[:0], "Au")
     assert "nothing is missing" in [t.get_text() for t in plot_missing(dataset, complete, "x")[0].axes[0].texts]
     assert describe_data("emt", "emt", [], dataset, complete).tables == []
+
+
+def test_states_below_the_hull_are_said() -> None:
+    states = pd.DataFrame(
+        {
+            "name": ["Cu", "Cu3Au D0_22", "CuAu L1_0"],
+            "n_atoms": [1, 4, 2],
+            "x": [0.0, 0.25, 0.5],
+            "energy_stderr": [0.0, 0.0021, 0.001],
+            "formation_energy": [0.0, -0.0123, -0.03],
+            "below_hull": [0.0, 0.0034, 0.0],
+            "known": [True, False, True],
+            "found_by": ["known", "annealing 4x4x4", "known"],
+        }
+    )
+    section = Section("fit")
+    add_found_states(section, states)
+    assert "puts 1 state(s) that are not in the data below their hull, the lowest by 3.40" in (section.warnings[0])
+    assert "(Cu3Au D0_22, 4 atoms, standard error of its energy 2.1 meV/atom)" in section.warnings[0]
+    assert section.tables[0].rows == [["Cu3Au D0_22", "4", "0.250", "-12.30", "3.40", "annealing 4x4x4"]]
+    # One that only ties with the hull, or was calculated, is none.
+    quiet = Section("fit")
+    add_found_states(quiet, states.assign(below_hull=0.0))
+    assert (quiet.warnings, quiet.tables) == ([], [])
+    assert quiet.sentences == ["The search for ground states found nothing below the hull of the data."]

@@ -27,7 +27,15 @@ CHAINS = {
 }
 LOCKSTEP = {*CHAINS, *LABELS, *TABLES}
 SAMPLERS = {"enumerate_exactly", "sample_wang_landau", *LOCKSTEP, *TRAINING}
-FIT = {"fit_expansion", "plot_expansion", "plot_learning_curve", "build_cell", "choose_grid", *SAMPLERS}
+FIT = {
+    "fit_expansion",
+    "search_ground_states",
+    "plot_expansion",
+    "plot_learning_curve",
+    "build_cell",
+    "choose_grid",
+    *SAMPLERS,
+}
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
 AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
 DATASET = {"build_dataset", "plot_missing", *FIT}
@@ -55,6 +63,7 @@ CONFIG_EDITS = {
         {"compute_model_errors", *CALPHAD, *FREE_ENERGIES, *LABELS},
     ),
     "refinement": (put("refinement", "cells", ["main"]), {*REFINEMENT, *AFTER_REFINEMENT}),
+    "search": (put("expansions", "main", "ground_states", "sweeps", 3), {"search_ground_states", "write_summary"}),
     "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
     "Redlich-Kister order": (put("phases", "calphad", "maximum_order", 3), CALPHAD),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
@@ -81,7 +90,7 @@ MODULE_EDITS = {
     "sampling/refined.py": set(),
     "expansion/fit.py": FIT,
     "sampling/metadynamics.py": {"sample_metadynamics", *TABLES},
-    "energy/lockstep.py": {*LOCKSTEP, *TRAINING},
+    "energy/lockstep.py": {"search_ground_states", *LOCKSTEP, *TRAINING},
     "segal/network.py": TRAINING,
     "dft/calculation.py": {"calculate_structure", *DATASET},
     "plotting/phase_diagram.py": DIAGRAMS,
@@ -138,12 +147,12 @@ def test_a_larger_pool_calculates_only_new_structures(fresh_project) -> None:
     jobs = project.planned()
     # What follows the checkpoint is planned once the new pool is known; here only the enumeration must be certain.
     assert jobs["enumerate_structures"] == 1
-    before = len(list((project.folder / "results" / "tiny" / "dft" / "emt" / "records").glob("*.json")))
+    folder = project.folder / "results" / "tiny" / "dft" / "emt" / "records"
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.json")}
     project.snakemake("energies")
-    records = sorted((project.folder / "results" / "tiny" / "dft" / "emt" / "records").glob("*.json"))
-    assert len(records) == 10 > before
-    oldest = sorted(p.stat().st_mtime for p in records)
-    assert oldest[before] > oldest[before - 1]
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.json")}
+    assert len(after) == 10 > len(before)
+    assert {name: after[name] for name in before} == before
 
 
 def generations(number):

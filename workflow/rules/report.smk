@@ -502,6 +502,10 @@ rule write_summary:
             "results/{{study}}/expansion/{expansion}/learning_curve.csv",
             expansion=FITTED,
         ),
+        found_states=expand(
+            "results/{{study}}/expansion/{expansion}/found_states.csv",
+            expansion=FITTED,
+        ),
         generations=expand(
             "results/{{study}}/expansion/{expansion}/generations.csv",
             expansion=PROPOSING,

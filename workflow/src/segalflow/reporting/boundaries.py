@@ -18,7 +18,9 @@ def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[s
     rows = []
     for (criterion, method, cell, line), part in boundaries.groupby(["criterion", "method", "cell", "boundary"]):
         top = part.loc[part["temperature"].idxmax()]
-        phases = " + ".join(p for p in (top["left_phase"], top["right_phase"]) if p) or "–"
+        # Tops have no names; a line whose phases change (at a three-phase point) has several pairs.
+        pairs = [" + ".join(p for p in pair if p) for pair in part[["left_phase", "right_phase"]].to_numpy(str)]
+        phases = ", then ".join(dict.fromkeys(p for p in pairs if p)) or "–"
         rows.append(
             [
                 f"{criterion} {line}, {method} ({cell})",

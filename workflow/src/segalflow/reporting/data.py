@@ -147,6 +147,40 @@ def add_learning_curve(section: Section, curve: pd.DataFrame) -> None:
     )
 
 
+def add_found_states(section: Section, states: pd.DataFrame) -> None:
+    """Add to the section of a fit what its search for ground states put below the hull of the data.
+
+    Args:
+        section: the fit's.
+        states: `segalflow.sampling.ground_states.GroundStateSearch.states`.
+    """
+    new = states[~states["known"].astype(bool) & (states["below_hull"] > 0)]
+    if not len(new):
+        section.sentences.append("The search for ground states found nothing below the hull of the data.")
+        return
+    lowest = new.loc[new["below_hull"].idxmax()]
+    error = lowest["energy_stderr"]
+    section.warnings.append(
+        f"The search for ground states puts {len(new)} state(s) that are not in the data below their hull, the "
+        f"lowest by {1000 * lowest['below_hull']:.2f} meV/atom ({lowest['name']}, {lowest['n_atoms']} atoms"
+        + (f", standard error of its energy {1000 * error:.1f} meV/atom" if np.isfinite(error) else "")
+        + "): calculate them (structures.generations does), or doubt the diagram near them."
+    )
+    rows = [
+        [
+            str(r["name"]),
+            str(r["n_atoms"]),
+            formatted(float(r["x"])),
+            f"{1000 * r['formation_energy']:.2f}",
+            f"{1000 * r['below_hull']:.2f}",
+            str(r["found_by"]),
+        ]
+        for _, r in new.iterrows()
+    ]
+    columns = ["structure", "atoms", "x", "formation energy (meV/atom)", "below the hull (meV/atom)", "found by"]
+    section.tables.append(Table("States below the hull of the data", columns, rows))
+
+
 def describe_generations(name: str, table: pd.DataFrame) -> Section:
     """Return the section on active learning, from the table of generations of one expansion."""
     section = Section(f"Active learning for '{name}'")

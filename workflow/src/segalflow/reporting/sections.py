@@ -19,6 +19,7 @@ from segalflow.reporting.boundaries import (
 )
 from segalflow.reporting.convergence import describe_convergence
 from segalflow.reporting.data import (
+    add_found_states,
     add_learning_curve,
     describe_data,
     describe_expansion,
@@ -43,6 +44,7 @@ def _data_sections(
         sections.append(describe_data(name, settings["engine"], faults, read_table(dataset), read_table(missing)))
     for path in files["convergence"]:
         sections.append(describe_convergence(Path(path).parent.name, read_json(path)["settings"]))
+    found = {Path(path).parent.name: read_table(path) for path in files["found_states"]}
     curves = {Path(path).parent.name: read_table(path) for path in files["curves"]}
     for name, metrics, hull, predictions in zip(
         expansions, files["metrics"], files["hulls"], files["predictions"], strict=True
@@ -50,6 +52,8 @@ def _data_sections(
         section = describe_expansion(name, read_json(metrics), read_table(hull), read_table(predictions))
         if name in curves:
             add_learning_curve(section, curves[name])
+        if name in found:
+            add_found_states(section, found[name])
         sections.append(section)
     sections += [describe_generations(Path(path).parent.name, read_table(path)) for path in files["generations"]]
     return sections + [describe_model(Path(path).parent.name, read_json(path)) for path in files["models"]]

@@ -113,7 +113,7 @@ def sample_canonical(
     while True:
         done = budget.length(errors_so_far)
         series = run.measure(done)
-        values, errors, reliable = _estimates(model, beta, delta_mu, *series)
+        values, errors, reliable, times = _estimates(model, beta, delta_mu, *series)
         errors_so_far.append(float(errors["composition"].max()))
         if budget.enough(errors_so_far):
             break
@@ -136,6 +136,7 @@ def sample_canonical(
             "n_samples": spread(np.full(n_t, float(done * walkers * (n_sites + 1)))),
             "energy_evaluations": np.full(grid, spent / np.prod(grid)),
             "full_energy_evaluations": spread(np.full(n_t, done * walkers * (n_sites + 1) / len(delta_mu))),
+            "autocorrelation_time": times * measure_every,
             "reliable": spread(reliable.astype(float)),
         },
         {"n_sites": n_sites, "settings": settings, **(attributes or {})},
@@ -145,8 +146,11 @@ def sample_canonical(
 
 def _estimates(
     model: SpinPolynomial, beta: np.ndarray, delta_mu: np.ndarray, work: np.ndarray, energy: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Return variables, errors, and which temperatures are reliable, from what `_Run.measure` returns."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return variables, errors, which temperatures are reliable, and autocorrelation times, in measurements.
+
+    Series are those that `_Run.measure` returns; a time is the mean of those of U at the compositions of a condition.
+    """
     measurements, n_t, _, walkers = energy.shape
     n_sites = model.n_sites
     shape = energy.shape[1:]
@@ -169,7 +173,8 @@ def _estimates(
     tau = autocorrelation_time(np.moveaxis(energy, 0, -1)).max(axis=-1)  # (n_t, n_sites + 1)
     independent = (measurements * walkers / (2 * tau)).min(axis=1)
     reliable = (independent >= MIN_INDEPENDENT) & (tau.max(axis=1) * MIN_BLOCK_LENGTH <= measurements / BLOCKS)
-    return values, errors, reliable
+    share = np.exp(values["composition_log_weight"])  # (n_t, n_delta_mu, n_sites + 1)
+    return values, errors, reliable, (share * tau[:, None]).sum(axis=2)
 
 
 class _Run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segalflow.sampling.statistics import jackknife_error, student_factor
+from segalflow.sampling.statistics import jackknife_error, student_factor, time_of_error
 
 if TYPE_CHECKING:  # compiled, and most readers of tables have no model
     from segalflow.energy.polynomial import SpinPolynomial
@@ -42,6 +42,21 @@ def estimate_with_errors(
     errors["energy"] = errors["energy"] + once * cost / model.n_sites
     errors["heat_capacity"] = errors["heat_capacity"] + once * (cost * beta[:, None]) ** 2 / model.n_sites
     return pooled, errors
+
+
+def condition_times(
+    values: dict[str, np.ndarray], errors: dict[str, np.ndarray], beta: np.ndarray, sweeps: float
+) -> np.ndarray:
+    """Return the autocorrelation time of x at every condition, from its error (`time_of_error`), in sweeps.
+
+    Args:
+        values, errors: as `estimate_with_errors` returns them.
+        beta: 1/kT, shape (n_temperatures,).
+        sweeps: sweeps of all walkers of a temperature.
+    """
+    n_sites = values["composition_log_weight"].shape[-1] - 1
+    variance = values["susceptibility"] / beta[:, None] / n_sites
+    return time_of_error(errors["composition"][..., 1], variance, sweeps)
 
 
 def end_member_line(model: SpinPolynomial) -> np.ndarray:

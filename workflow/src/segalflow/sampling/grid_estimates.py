@@ -115,6 +115,10 @@ def grid_estimates(
         beta, delta_mu, log_z, log_z_error, n_sites * pooled["energy"], n_sites * errors["energy"],
         n_sites * pooled["composition"], n_sites * errors["composition"], reliable,
     )  # fmt: skip
+    # Decorations pass between neighbouring temperatures, so those beside one that misses a phase lack it too, where it
+    # holds too little weight yet for a bound to tell.
+    missed[1:] |= missed[:-1].copy()
+    missed[:-1] |= missed[1:].copy()
     reliable &= ~missed
     b = np.where(beta > 0, beta, np.nan)[:, None]
     x, dx = pooled["composition"], errors["composition"]

@@ -20,7 +20,12 @@ from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table, with_walkers
 from segalflow.errors import SamplingError, suggest
 from segalflow.progress import bar
-from segalflow.sampling.composition import anchored_observables, end_member_line, estimate_with_errors
+from segalflow.sampling.composition import (
+    anchored_observables,
+    condition_times,
+    end_member_line,
+    estimate_with_errors,
+)
 from segalflow.sampling.inputs import check_grid
 from segalflow.sampling.state_file import Doubling, StateFile
 
@@ -158,6 +163,7 @@ def sample_metadynamics(
             "n_samples": spread(np.full(n_t, float(sweeps * walkers))),
             "energy_evaluations": spread(np.full(n_t, spent)),
             "full_energy_evaluations": spread(np.full(n_t, sweeps * walkers / len(delta_mu))),
+            "autocorrelation_time": condition_times(values, errors, beta, sweeps * walkers),
             "reliable": spread(reliable),
         },
         {

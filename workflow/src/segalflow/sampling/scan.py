@@ -21,7 +21,13 @@ from segalflow.errors import SamplingError
 from segalflow.progress import bar
 from segalflow.sampling.inputs import check_grid
 from segalflow.sampling.state_file import Doubling, StateFile
-from segalflow.sampling.statistics import jackknife_error, leave_one_out_means, student_factor, unseen_excitation
+from segalflow.sampling.statistics import (
+    jackknife_error,
+    leave_one_out_means,
+    student_factor,
+    time_of_error,
+    unseen_excitation,
+)
 
 AGREEMENT = 4.0
 """Combined standard errors by which the branches may differ."""
@@ -182,6 +188,8 @@ def _table(
     hysteresis = np.abs(up["composition"] - down["composition"])
     spread = np.hypot(up_error["composition"], down_error["composition"])
     agree = hysteresis <= AGREEMENT * spread + AGREEMENT_FLOOR
+    sweeps_measured = attributes["settings"]["sweeps"] * 2.0 * walkers
+    times = time_of_error(errors["composition"], both["susceptibility"] * kt / n_sites, sweeps_measured)
     # A chain counts as one sample only: what it remembers between measurements is not known.
     rest = unseen_excitation(np.full(hysteresis.shape, 2.0 * walkers), n_sites, kt)
     for name in errors:
@@ -207,6 +215,7 @@ def _table(
             "n_samples": np.full(grid, float(measurements * 2 * walkers)),
             "energy_evaluations": np.full(grid, evaluations / np.prod(grid)),
             "full_energy_evaluations": np.full(grid, float(measurements * 2 * walkers)),
+            "autocorrelation_time": times,
             "reliable": agree.astype(float),
         },
         {**attributes, "largest_hysteresis": float(hysteresis.max())},

@@ -40,6 +40,22 @@ def jackknife_error(leave_one_out: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.sqrt((n - 1) / n * np.sum(spread**2, axis=axis))
 
 
+def time_of_error(error: np.ndarray, variance: np.ndarray, sweeps: float) -> np.ndarray:
+    """Return the autocorrelation time, in sweeps, that the standard error of a mean tells of, at least 1/2.
+
+    ``error^2 = 2 time variance / sweeps``: for methods without a series at every condition, whose samples are
+    reweighted from others too. NaN where nothing fluctuates.
+
+    Args:
+        error: standard error of the mean.
+        variance: variance of the quantity itself, same shape.
+        sweeps: sweeps of all chains together that went into the mean.
+    """
+    known = variance > 1e-12
+    time = np.asarray(error) ** 2 * sweeps / (2 * np.where(known, variance, 1.0))
+    return np.where(known, np.maximum(time, 0.5), np.nan)
+
+
 def student_factor(groups: int) -> float:
     """Return what an error from the spread of `groups` is multiplied by, so that errors over errors have variance 1.
 

@@ -21,7 +21,12 @@ from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
-from segalflow.sampling.composition import anchored_observables, end_member_line, estimate_with_errors
+from segalflow.sampling.composition import (
+    anchored_observables,
+    condition_times,
+    end_member_line,
+    estimate_with_errors,
+)
 from segalflow.sampling.inputs import check_grid
 from segalflow.sampling.state_file import Doubling, StateFile
 from segalflow.sampling.statistics import student_factor
@@ -138,6 +143,7 @@ def sample_vcsgc(
             "n_samples": spread(np.full(n_t, float(done * walkers * windows))),
             "energy_evaluations": np.full(grid, chains.energy_evaluations / np.prod(grid)),
             "full_energy_evaluations": spread(np.full(n_t, done * walkers * windows / len(delta_mu))),
+            "autocorrelation_time": condition_times(values, errors, beta, done * walkers * windows),
             "reliable": spread(reliable.astype(float)),
         },
         {

@@ -24,7 +24,7 @@ from segalflow.energy.surroundings import doubled_field, surroundings
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.progress import bar
-from segalflow.sampling.composition import estimate_with_errors, observables_by_composition
+from segalflow.sampling.composition import condition_times, estimate_with_errors, observables_by_composition
 from segalflow.sampling.density_of_states import DensityOfStates
 from segalflow.sampling.inputs import check_grid
 from segalflow.sampling.state_file import Doubling, StateFile
@@ -415,6 +415,7 @@ def sample_wang_landau(
             **{f"{name}_stderr": value for name, value in errors.items()},
             "n_samples": np.full(incomplete.shape, float(states.sums[0].sum())),
             "energy_evaluations": np.full(incomplete.shape, float(states.steps.sum()) / incomplete.size),
+            "autocorrelation_time": condition_times(values, errors, beta, states.steps[:, 2].sum() / model.n_sites),
             "reliable": reliable.astype(float),
         },
         {
