@@ -77,14 +77,15 @@ def exact_ness(
     temperature, delta_mu = grid
     found = np.empty((len(temperature), len(delta_mu)))
     rng = np.random.default_rng(7)
-    # Densities of all states serve twice where all are looked at: at their own temperature, and one row below.
-    above: list[dict[float, np.ndarray]] = [{} for _ in delta_mu]
+    # Densities of all states serve again where all are looked at: at their own temperature, and as the hotter ones.
+    known: list[dict[float, np.ndarray]] = [{} for _ in delta_mu]
     for t in reversed(range(len(temperature))):
-        own, hotter = float(temperature[t]), hotter_temperature(temperature, t)
+        own, hotter = float(temperature[t]), hotter_temperature(temperature, t, levels.n_sites)
         plain = MixtureProposal(sampler, own, hotter, share)
         moved = MixtureProposal(sampler, own, hotter, share, operations)
         for m, mu in enumerate(delta_mu):
-            found[t, m], above[m] = _ness(plain, levels, mu, rng, above[m])
+            found[t, m], here = _ness(plain, levels, mu, rng, known[m])
+            known[m] = {k: v for k, v in known[m].items() if k <= hotter} | here
             if found[t, m] < symmetrise_below:
                 found[t, m], _ = _ness(moved, levels, mu, rng, {})
     return found

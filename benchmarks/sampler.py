@@ -79,14 +79,16 @@ TUNE = {"refresh_every": 20, "learning_rate": 0.002, "pool_sweeps": 100, "colder
 SYSTEMS = {
     "ising-10": System(None, (10, 10, 1), ISING, 6000),
     "ising-20": System(None, (20, 20, 1), ISING, 5000, {"window": 5.0}),
-    "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, precise={None: 40000}),
+    "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, precise={None: 20000}),
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000),
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE),
     "cuau-512": System("cuau", (8, 8, 8), CUAU, 11000, WIDE, LARGE),
     "cuau-1000": System("cuau", (10, 10, 10), CUAU, 9500, WIDE, LARGE),
     "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
-    "agpd-27": System("agpd", (3, 3, 3), AGPD, 6000, precise={None: 20000, 750.0: 400000}),
+    "agpd-27": System(
+        "agpd", (3, 3, 3), AGPD, 12000, sweep={"symmetrise_below": 0.9}, precise={None: 4000, 750.0: 100000}
+    ),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000),
     "agpd-125-long": System("agpd", (5, 5, 5), AGPD, 45000),
 }
@@ -141,9 +143,9 @@ def precise_errors(
     log_z, by_temperature = 0.0, {}
     for t, own in enumerate(temperature):
         draws = system.precise.get(float(own), system.precise[None])
-        # The row above is only there for the defensive component; it is not sampled.
-        rows = slice(t, t + 2) if t + 1 < len(temperature) else slice(t - 1, t + 1)
-        wanted = np.zeros((2, len(mu)), dtype=bool)
+        # The rows above are only there for the defensive component; they are not sampled.
+        rows = slice(t, t + 3) if t + 1 < len(temperature) else slice(t - 1, t + 1)
+        wanted = np.zeros((len(temperature[rows]), len(mu)), dtype=bool)
         wanted[t - rows.start] = True
         table = sample_importance(
             sampler, sampler.cell.lattice.species[0], temperature[rows], mu, seed=4, samples_per_condition=draws,

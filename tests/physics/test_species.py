@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.sampling.species import enumerate_species, sample_species_importance, sample_species_metropolis
 from segalflow.segal import optimisation
 from segalflow.segal.categorical import build_species_network
+from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.features import evaluate_past_fields, past_fields
 from segalflow.segal.species_sampler import SpeciesSampler
 from segalflow.segal.species_training import train_species
@@ -222,6 +225,32 @@ def test_interrupted_training_resumes_to_the_same_bytes(tmp_path, monkeypatch) -
     resumed = run(tmp_path / "cut")
     assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True))
     assert whole.history.equals(resumed.history)
+
+
+def test_a_sampler_survives_its_files_and_refuses_strangers(ternary, tmp_path) -> None:
+    paths = [tmp_path / n for n in ("model.json", "weights.safetensors", "history.parquet")]
+    write_sampler(ternary, *paths)
+    again = read_sampler(*paths[:2], ternary.model, CELL)
+    t, mu = np.full(30, 700.0), np.tile([0.01, -0.02], (30, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(again.sample(t, mu, 1), ternary.sample(t, mu, 1), strict=True))
+    assert [axis.tolist() for axis in again.grid] == [axis.tolist() for axis in ternary.grid]
+    with pytest.raises(TrainingError, match="trained for another Hamiltonian on this cell"):
+        read_sampler(*paths[:2], place_general(expansion(TERNARY, 0.031), CELL), CELL)
+    other = Supercell(TERNARY, [4, 2, 1])
+    with pytest.raises(TrainingError, match="trained for another cell, Cu-Au-Pd on 'sc' with matrix"):
+        read_sampler(*paths[:2], place_general(expansion(TERNARY), other), other)
+
+
+def test_small_memory_and_extrapolation(ternary) -> None:
+    t, mu = np.full(50, 700.0), np.tile([0.01, -0.02], (50, 1))
+    small = replace(ternary, memory_mb=7e-6 * ternary.network.bytes_per_decoration)
+    for one, other in zip(ternary.sample(t, mu, 3), small.sample(t, mu, 3), strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+    wide = replace(ternary, extrapolate=True)
+    table = sample_species_importance(
+        wide, T[:1], (np.array([0.0, 0.1]), AXES[1]), seed=1, samples_per_condition=20, pool_sweeps=0
+    )
+    assert table["extrapolated"].values.tolist() == [[[0, 0], [1, 1]]]
 
 
 def test_bad_input_is_refused(ternary) -> None:

@@ -1,7 +1,7 @@
 """Self-normalised importance sampling (SNIS) over a grid with a trained SEGAL network.
 
 The proposal at each condition is a mixture: most draws come from the network at the condition itself, a defensive share
-from the network at the next higher temperature, which is broader. Both densities are exact, so the weights
+from the network at a higher temperature, which is broader. Both densities are exact, so the weights
 ``p / q_mixture`` (balance heuristic) are too, and a state the colder network has nearly forgotten cannot carry an
 unbounded weight.
 
@@ -78,8 +78,8 @@ def sample_importance(
         delta_mu: increasing, eV (or J), shape (n_delta_mu,), inside the trained domain.
         seed: seed of all draws.
         samples_per_condition: draws at each condition.
-        defensive_fraction: share of the draws made at the next higher temperature (at the highest one: as far above
-            it as the one below is below).
+        defensive_fraction: share of the draws made one row of the grid above, further on small cells
+            (`hotter_temperature`; at the highest temperature: as far above it as the one below is below).
         ess_floor: effective samples, of the q side and of the p side, below which a condition is marked unreliable; one
             under the floor on the q side first gets more draws.
         max_factor: a repair stops at this many times `samples_per_condition`.
@@ -135,7 +135,8 @@ def sample_importance(
                 shown.update(1)
                 continue
             mu = delta_mu[columns]
-            mixture = MixtureProposal(sampler, temperature[t], hotter_temperature(temperature, t), defensive_fraction)
+            hotter = hotter_temperature(temperature, t, sampler.n_sites)
+            mixture = MixtureProposal(sampler, temperature[t], hotter, defensive_fraction)
             rng = np.random.default_rng(streams[t])
             here = None if pool is None else pool[t][columns]
             row, drawn = _sweep_row(mixture, mu, rng, samples_per_condition, ess_floor, max_factor, here)

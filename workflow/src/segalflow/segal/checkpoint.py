@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +16,20 @@ from segalflow.energy.polynomial import model_fingerprint
 from segalflow.errors import ArtefactError, TrainingError
 from segalflow.lattice import Supercell
 from segalflow.provenance import package_versions
+from segalflow.segal.categorical import SPECIES_NETWORKS, build_species_network
 from segalflow.segal.features import ConditionRange, past_fields
 from segalflow.segal.network import build_network
 from segalflow.segal.orders import placement
 from segalflow.segal.resources import MEMORY_MB, choose_device
 from segalflow.segal.sampler import TrainedSampler
+from segalflow.segal.species_features import ConditionBox, number_of_classes
+from segalflow.segal.species_sampler import SpeciesSampler
 
 SCHEMA = "segalflow.segal/1"
 
 
 def write_sampler(
-    sampler: TrainedSampler, model_path: str | Path, weights_path: str | Path, history_path: str | Path
+    sampler: TrainedSampler | SpeciesSampler, model_path: str | Path, weights_path: str | Path, history_path: str | Path
 ) -> None:
     """Write a trained sampler: description (JSON), weights (safetensors), history (parquet)."""
     arrays = {k: v.detach().cpu().contiguous().numpy() for k, v in sampler.network.state_dict().items()}
@@ -50,7 +55,10 @@ def write_sampler(
                 "boltzmann": sampler.domain.boltzmann,
                 "energy_unit": sampler.model.energy_unit,
             },
-            "grid": {"temperature": sampler.grid[0], "delta_mu": sampler.grid[1]},
+            "grid": {
+                "temperature": sampler.grid[0],
+                "delta_mu": sampler.grid[1] if isinstance(sampler, TrainedSampler) else list(sampler.grid[1:]),
+            },
             "n_parameters": int(sum(v.size for v in arrays.values())),
             "steps": len(sampler.history),
             "energy_evaluations": int(sampler.history["energy_evaluations"].iloc[-1]) if len(sampler.history) else 0,
@@ -63,8 +71,8 @@ def write_sampler(
 
 def read_sampler(
     model_path: str | Path, weights_path: str | Path, model: EnergyModel, cell: Supercell
-) -> TrainedSampler:
-    """Read a trained sampler for a Hamiltonian on a cell.
+) -> TrainedSampler | SpeciesSampler:
+    """Read a trained sampler for a Hamiltonian on a cell, of two species or of any number.
 
     Raises:
         ArtefactError: if a file is missing, cut short or of another schema.
@@ -84,27 +92,46 @@ def read_sampler(
         )
     if not same_model:
         raise TrainingError(f"{model_path}: this sampler was trained for another Hamiltonian on this cell; train again")
-    domain = ConditionRange(
-        tuple(content["domain"]["temperature"]), tuple(content["domain"]["delta_mu"]), content["domain"]["boltzmann"]
-    )
-    order = placement(content["network"], cell, content["seed"])
-    tables = past_fields(model, order)
-    network = build_network(content["network"], cell, tables.n_classes, content["seed"])
+    build = _species_sampler if content["network"]["kind"] in SPECIES_NETWORKS else _binary_sampler
+    sampler = build(content, model, cell)
     try:
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(weights_path).items()})
+        sampler.network.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(weights_path).items()})
     except Exception as error:  # safetensors and torch raise many kinds on a damaged file
         raise ArtefactError(f"{weights_path}: not the weights that {model_path} describes ({error})") from None
-    grid = (np.array(content["grid"]["temperature"]), np.array(content["grid"]["delta_mu"]))
-    settings = {k: content.get(k) for k in ("network", "training", "seed", "start", "device")}
-    history = Path(model_path).with_name("history.parquet")
-    table = read_table(history) if history.exists() else None
-    network.to(choose_device(content.get("device", "cpu")))
-    sampler = TrainedSampler(model, cell, network, tables, domain, grid, settings)
+    sampler.settings = {k: content.get(k) for k in ("network", "training", "seed", "start", "device")}
+    sampler.network.to(choose_device(content.get("device", "cpu")))
     sampler.memory_mb, sampler.extrapolate = content.get("memory_mb", MEMORY_MB), content.get("extrapolate", False)
-    sampler.order = order
-    if table is not None:
-        sampler.history = table
+    history = Path(model_path).with_name("history.parquet")
+    if history.exists():
+        sampler.history = read_table(history)
     return sampler
+
+
+def _binary_sampler(content: Mapping[str, Any], model: EnergyModel, cell: Supercell) -> TrainedSampler:
+    domain, grid = content["domain"], content["grid"]
+    order = placement(content["network"], cell, content["seed"])
+    tables = past_fields(model, order)
+    return TrainedSampler(
+        model,
+        cell,
+        build_network(content["network"], cell, tables.n_classes, content["seed"]),
+        tables,
+        ConditionRange(tuple(domain["temperature"]), tuple(domain["delta_mu"]), domain["boltzmann"]),
+        (np.array(grid["temperature"]), np.array(grid["delta_mu"])),
+        order=order,
+    )
+
+
+def _species_sampler(content: Mapping[str, Any], model: EnergyModel, cell: Supercell) -> SpeciesSampler:
+    domain, grid = content["domain"], content["grid"]
+    box = ConditionBox(
+        tuple(domain["temperature"]), tuple(tuple(axis) for axis in domain["delta_mu"]), domain["boltzmann"]
+    )
+    network = build_species_network(
+        content["network"], cell, number_of_classes(model), box.size, content["seed"]
+    )  # fmt: skip
+    axes = (np.array(axis) for axis in (grid["temperature"], *grid["delta_mu"]))
+    return SpeciesSampler(model, cell, network, box, tuple(axes))
 
 
 def _describe(cell: Supercell) -> str:

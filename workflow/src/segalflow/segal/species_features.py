@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segalflow.compilation import numba
+from segalflow.energy.base import EnergyModel
 from segalflow.energy.site_functions import SiteFunctionModel
+from segalflow.energy.species_chains import as_site_functions
 
 LANES = 64
 """Decorations of a block."""
@@ -63,6 +65,12 @@ class PastTerms:
         """Put `species`, (batch,), on a site: set the values of its factors."""
         factors = slice(self.model.first_factor[site], self.model.first_factor[site + 1])
         values[factors] = self.model.factor_values[factors][:, species]
+
+
+def number_of_classes(model: EnergyModel) -> int:
+    """Return how many classes of past energies a model has; 0 for models of total energies alone."""
+    functions = as_site_functions(model)
+    return 0 if functions is None else functions.terms.shape[1]
 
 
 def past_terms(model: SiteFunctionModel) -> PastTerms:

@@ -12,14 +12,13 @@ import torch
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import model_fingerprint
 from segalflow.energy.potentials import ExchangePotentials
-from segalflow.energy.species_chains import as_site_functions
 from segalflow.errors import TrainingError, suggest
 from segalflow.lattice import Supercell
 from segalflow.segal.categorical import build_species_network
 from segalflow.segal.features import with_colder
 from segalflow.segal.optimisation import TrainingRun, checkpoint_of, optimise
 from segalflow.segal.resources import MEMORY_MB, choose_device
-from segalflow.segal.species_features import ConditionBox
+from segalflow.segal.species_features import ConditionBox, number_of_classes
 from segalflow.segal.species_objectives import SPECIES_OBJECTIVES
 from segalflow.segal.species_sampler import SpeciesSampler
 
@@ -70,9 +69,7 @@ def train_species(
         tuple((float(axis[0]), float(axis[-1])) for axis in axes),
         model.boltzmann,
     )
-    functions = as_site_functions(model)
-    n_classes = 0 if functions is None else functions.terms.shape[1]
-    built = build_species_network(network, cell, n_classes, domain.size, seed).to(place)
+    built = build_species_network(network, cell, number_of_classes(model), domain.size, seed).to(place)
     settings = {"network": dict(network), "training": dict(training), "seed": seed, "device": device}
     sampler = SpeciesSampler(
         model, cell, built, domain, (temperature, *axes), settings, memory_mb=memory_mb, extrapolate=extrapolate
