@@ -168,8 +168,8 @@ def test_gpaw_keeps_the_mesh_of_the_first_cell(pool, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gpaw", SimpleNamespace(GPAW=dict))
     made = create_engine("gpaw", {"mode": "lcao"})
     assert made.reduce_cell
-    # Density 6 in 1/Angstrom: 2 pi / (a / sqrt 3) * 6 in a primitive fcc cell.
-    expected = int(np.ceil(6 * 2 * np.pi * 3**0.5 / 3.85))
+    # Density 7 in 1/Angstrom: 2 pi / (a / sqrt 3) * 7 in a primitive fcc cell.
+    expected = int(np.ceil(7 * 2 * np.pi * 3**0.5 / 3.85))
     asked = made.calculator(pool[0])
     assert (asked["mode"], asked["xc"], asked["kpts"]) == ("lcao", "PBE", {"size": [expected] * 3, "gamma": True})
     assert create_engine("gpaw", {"kpts": [2, 2, 2]}).calculator(pool[0])["kpts"] == [2, 2, 2]
