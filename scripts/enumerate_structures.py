@@ -16,7 +16,9 @@ from segalflow.structures.pool import pool_table
 with logged(snakemake.log[0]) as log:
     lattice = lattice_from_settings(snakemake.params.lattice)
     settings = snakemake.params.structures
-    pool = enumerate_pool(lattice, settings["max_atoms"], settings["max_structures"], settings["selection"])
+    pool = enumerate_pool(
+        lattice, settings["max_atoms"], settings["max_structures"], settings["selection"], settings["only"]
+    )
     log.info("%d structures", len(pool))
     for structure in pool:
         write_structures(Path(snakemake.output.folder) / f"{structure.info['structure']}.extxyz", [structure])

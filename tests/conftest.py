@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -24,6 +25,20 @@ class ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config, log) -> ByFile:
     """Longest first: xdist begins with the scope of most tests."""
     return ByFile(config, log)
+
+
+# Marks of tests of engines that are not dependencies: the module they need, and how to get it.
+ENGINES = {
+    "gpaw": ("gpaw", "GPAW is not installed: apt-get install libxc-dev libopenblas-dev, pip install 'segalflow[gpaw]'"),
+    "chgnet": ("chgnet", "CHGNet is not installed: pip install 'segalflow[chgnet]'"),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out a test whose engine is not there, and say what to install."""
+    for mark, (module, how) in ENGINES.items():
+        if item.get_closest_marker(mark) and importlib.util.find_spec(module) is None:
+            pytest.skip(how)
 
 
 @pytest.fixture(scope="session")

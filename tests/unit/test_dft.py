@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import parameters as fitted
 
 from segalflow.artefacts import read_json, write_json, write_structures
 from segalflow.dft.calculation import SCHEMA, deformation, run_calculation
 from segalflow.dft.dataset import build_dataset, read_dataset
-from segalflow.dft.engines import EMT_METALS, check_engine, create_engine
+from segalflow.dft.engines import EMT_METALS, ENGINES, check_engine, create_engine
 from segalflow.errors import ArtefactError, DatasetError, EngineError
 from segalflow.lattice import parent_lattice
 from segalflow.structures.enumeration import enumerate_pool
+from segalflow.structures.pool import space_group, structure_name
 
 FCC = parent_lattice("fcc", 3.85, ["Cu", "Au"])
 SETTINGS = {
@@ -31,6 +37,22 @@ class Broken(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         raise RuntimeError("segmentation\nfault")
+
+
+class Bain(Calculator):
+    """A calculator whose L1_0 runs away to B2, as DFT at low settings does, and converges there."""
+
+    implemented_properties = ("energy", "forces", "stress")
+    ideal: Atoms
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        tetragonal = np.abs(max(np.array(self.ideal.cell), key=np.linalg.norm)).argmax()
+        squeeze = np.where(np.arange(3) == tetragonal, 2**-0.5, 1) * 2 ** (1 / 6)
+        metric, wanted = (np.array(c) @ np.array(c).T for c in (atoms.cell, self.ideal.cell @ np.diag(squeeze)))
+        away, cell = metric - wanted, np.array(atoms.cell)
+        stress = 0.2 * cell.T @ away @ cell / atoms.get_volume()
+        self.results = {"energy": 0.05 * np.sum(away**2), "forces": np.zeros((len(atoms), 3))}
+        self.results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +132,47 @@ def test_l1_0_relaxed_to_b2_counts_as_collapsed(pool) -> None:
     record = run_calculation(ordered, FCC, "emt", {**SETTINGS, "max_displacement": 1e-3})
     assert record["status"] == "collapsed"
     assert "an atom moved" in record["reason"]
+
+
+def test_a_relaxation_that_runs_away_is_caught_though_it_converges(pool, monkeypatch) -> None:
+    layered = next(s for s in pool if structure_name(s, FCC) == "CuAu L1_0")
+    monkeypatch.setattr(Bain, "ideal", layered, raising=False)
+    settings = {**SETTINGS, "parameters": {"calculator": f"{Bain.__module__}.Bain"}}
+    record = run_calculation(layered, FCC, "ase", settings)
+    assert record["max_force"] < SETTINGS["fmax"]
+    assert space_group(Atoms(record["symbols"], record["positions"], cell=record["cell"], pbc=True))[0] == "Pm-3m"
+    assert (record["status"], "left its parent lattice: strain 0.2" in record["reason"]) == ("collapsed", True)
+    # Nor does one pass that was cut short on the way there.
+    assert run_calculation(layered, FCC, "ase", {**settings, "max_steps": 1})["status"] == "unconverged"
+
+
+def test_a_reduced_cell_is_the_engines_own_affair(pool, monkeypatch) -> None:
+    # Enumerated cells are reduced already, those of proposed structures need not be.
+    skewed = pool[2].copy()
+    skewed.set_cell(np.array([[1, 0, 0], [2, 1, 0], [-1, 3, 1]]) @ np.array(skewed.cell))
+    seen = []
+
+    def reducing(parameters):
+        plain = create_engine("emt", {})
+        return replace(plain, reduce_cell=True, calculator=lambda a: seen.append(a.copy()) or plain.calculator(a))
+
+    monkeypatch.setitem(ENGINES, "reducing", reducing)
+    plain, reduced = (run_calculation(skewed, FCC, name, SETTINGS) for name in ("emt", "reducing"))
+    assert (plain["status"], reduced["status"]) == ("converged", "converged")
+    assert reduced["energy"] == pytest.approx(plain["energy"], abs=1e-4)
+    np.testing.assert_allclose(reduced["cell"], plain["cell"], atol=2e-2)
+    assert max(seen[0].cell.lengths()) < 0.5 * max(skewed.cell.lengths())
+
+
+def test_gpaw_keeps_the_mesh_of_the_first_cell(pool, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gpaw", SimpleNamespace(GPAW=dict))
+    made = create_engine("gpaw", {"mode": "lcao"})
+    assert made.reduce_cell
+    # Density 7 in 1/Angstrom: 2 pi / (a / sqrt 3) * 7 in a primitive fcc cell.
+    expected = int(np.ceil(7 * 2 * np.pi * 3**0.5 / 3.85))
+    asked = made.calculator(pool[0])
+    assert (asked["mode"], asked["xc"], asked["kpts"]) == ("lcao", "PBE", {"size": [expected] * 3, "gamma": True})
+    assert create_engine("gpaw", {"kpts": [2, 2, 2]}).calculator(pool[0])["kpts"] == [2, 2, 2]
 
 
 def test_deformation_ignores_rotation_and_volume(pool) -> None:

@@ -387,7 +387,7 @@ def test_optional_engines_say_how_to_get_them(pool, monkeypatch) -> None:
             run_calculation(pool[0], FCC, name, settings)
     for name in ("vasp", "database"):
         with pytest.raises(EngineError, match="makes no ASE calculator"):
-            create_engine(name, {}).calculator()
+            create_engine(name, {}).calculator(pool[0])
 
 
 def test_the_way_follows_from_engine_and_mode() -> None:

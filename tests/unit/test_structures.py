@@ -192,3 +192,11 @@ def test_ternaries_and_two_sublattices(lattice, sizes) -> None:
         cell, occupations = map_to_supercell(atoms, lattice)
         assert np.array_equal(cell.atoms(occupations).symbols, atoms.symbols)
         assert np.array_equal(occupations, atoms.get_array("occupation"))
+
+
+def test_named_structures_alone_are_taken_with_the_pure_elements() -> None:
+    chosen = enumerate_pool(FCC, 4, only=["Cu3Au L1_2", "809a490c5947", "CuAu L1_1"])
+    # One L1_1: planes stacked AABB have its space group as well, in twice the cell.
+    assert sorted(structure_name(s, FCC) for s in chosen) == ["Au", "Cu", "Cu3Au L1_2", "CuAu L1_0", "CuAu L1_1"]
+    with pytest.raises(SettingsError, match=r"structures\.only: no structure with up to 2 atoms .* 'Cu3Au L1_2'"):
+        enumerate_pool(FCC, 2, only=["Cu3Au L1_2", "CuAu L1_0"])

@@ -16,6 +16,8 @@ checkpoint enumerate_structures:
     params:
         code=code("enumerate_structures.py"),
         lattice=block("lattice"),
-        structures=some("max_atoms", "max_structures", "selection", of=["structures"]),
+        structures=some(
+            "max_atoms", "max_structures", "selection", "only", of=["structures"]
+        ),
     script:
         "../../scripts/enumerate_structures.py"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, reference_states
-from ase.geometry import find_mic
+from ase.geometry import find_mic, minkowski_reduce
 
 from segalflow.dft.engines import create_engine
 from segalflow.errors import EngineError
@@ -113,13 +113,17 @@ def run_calculation(
         "settings": {k: settings[k] for k in sorted(settings)},
     }
     atoms = scaled_to_elements(structure) if settings["relax"] == "full" else structure.copy()
+    reduction = minkowski_reduce(np.array(atoms.cell))[1] if made.reduce_cell else np.eye(3, dtype=int)
+    atoms.set_cell(reduction @ np.array(atoms.cell))
     try:
-        atoms.calc = made.calculator()
+        atoms.calc = made.calculator(atoms)
         converged, n_steps = _relax(atoms, settings["relax"], settings["fmax"], settings["max_steps"])
         energy = float(atoms.get_potential_energy())
         forces = atoms.get_forces()
         if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
             raise ValueError(f"energy or forces are not finite (energy {energy})")
+        atoms.calc = None
+        atoms.set_cell(np.linalg.solve(reduction, np.array(atoms.cell)))  # the record's cell is the pool's
         change = deformation(structure, atoms)
         record.update(
             energy=energy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from ase import Atoms
@@ -11,6 +11,7 @@ from ase import Atoms
 from segalflow.errors import SettingsError
 from segalflow.lattice import ParentLattice, atoms_on_sites, map_to_supercell
 from segalflow.structures.identity import decoration_id
+from segalflow.structures.pool import structure_name
 from segalflow.structures.selection import select_structures
 
 
@@ -51,7 +52,11 @@ def iterate_structures(lattice: ParentLattice, max_atoms: int) -> Iterator[Atoms
 
 
 def enumerate_pool(
-    lattice: ParentLattice, max_atoms: int, number: int | None = None, selection: str = "spread"
+    lattice: ParentLattice,
+    max_atoms: int,
+    number: int | None = None,
+    selection: str = "spread",
+    only: Collection[str] | None = None,
 ) -> list[Atoms]:
     """Return the structures of `iterate_structures`, or a selection of them, sorted by number of atoms and composition.
 
@@ -60,11 +65,31 @@ def enumerate_pool(
         max_atoms: largest number of atoms in a primitive cell.
         number: most structures to return, None for all.
         selection: which ones (`segalflow.structures.selection.SELECTIONS`).
+        only: ids or names (`segalflow.structures.pool.structure_name`) of the structures to choose from, besides the
+            pure elements; None for all.
 
     Raises:
-        SettingsError: if `max_atoms` is below 1, or `number` too small for the pure elements.
+        SettingsError: if `max_atoms` is below 1, `number` too small for the pure elements, or one of `only` not found.
     """
-    return sorted(select_structures(iterate_structures(lattice, max_atoms), number, selection), key=_order)
+    stream = iterate_structures(lattice, max_atoms)
+    if only is not None:
+        stream = _named(stream, lattice, max_atoms, only)
+    return sorted(select_structures(stream, number, selection), key=_order)
+
+
+def _named(stream: Iterator[Atoms], lattice: ParentLattice, max_atoms: int, only: Collection[str]) -> Iterator[Atoms]:
+    """Yield the pure structures of a stream, and those with an id or a name in `only`."""
+    missing = set(only)
+    for atoms in stream:
+        known = {atoms.info["structure"], structure_name(atoms, lattice)} & set(only)
+        missing -= known
+        if known or len(set(atoms.numbers)) == 1:
+            yield atoms
+    if missing:
+        raise SettingsError(
+            f"structures.only: no structure with up to {max_atoms} atoms has the id or name '{min(missing)}' "
+            "(names are those of the column 'name' of manifest.csv, e.g. 'Cu3Au L1_2')"
+        )
 
 
 def _order(atoms: Atoms) -> tuple[int, float, str]:

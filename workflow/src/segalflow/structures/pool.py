@@ -18,14 +18,15 @@ from segalflow.structures.identity import structure_id
 if TYPE_CHECKING:
     import pandas as pd
 
-# Trivial names of fcc orderings by (species-1 fraction, space group number of the ideal decorated structure).
+# Trivial names of fcc orderings by (atoms of the primitive cell, species-1 fraction, space group number of the ideal
+# decorated structure). Without the number of atoms, R-3m planes stacked AABB would pass for L1_1.
 _FCC_NAMES = {
-    (0.25, 221): "L1_2",
-    (0.75, 221): "L1_2",
-    (0.5, 123): "L1_0",
-    (0.5, 166): "L1_1",
-    (0.25, 139): "D0_22",
-    (0.75, 139): "D0_22",
+    (4, 0.25, 221): "L1_2",
+    (4, 0.75, 221): "L1_2",
+    (2, 0.5, 123): "L1_0",
+    (2, 0.5, 166): "L1_1",
+    (4, 0.25, 139): "D0_22",
+    (4, 0.75, 139): "D0_22",
 }
 
 
@@ -55,7 +56,7 @@ def structure_name(atoms: Atoms, lattice: ParentLattice) -> str:
         return formula
     symbol, number = space_group(atoms)
     x = float(atoms.get_array("occupation").mean())
-    trivial = _FCC_NAMES.get((round(x, 6), number)) if lattice.name == "fcc" and len(atoms) <= 4 else None
+    trivial = _FCC_NAMES.get((len(atoms), round(x, 6), number)) if lattice.name == "fcc" else None
     return f"{formula} {trivial or symbol}"
 
 
