@@ -78,6 +78,11 @@ rule ensembles:
         ENSEMBLES,
 
 
+rule finite_size:
+    input:
+        results("phases/finite_size.csv"),
+
+
 rule boundaries:
     input:
         results("phases/boundaries.csv"),

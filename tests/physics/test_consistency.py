@@ -9,7 +9,7 @@ from model_alloys import common_tangent, mean_field_energy, mean_field_log_weigh
 
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table, merge_boundaries
 from segalflow.phases.coexistence import Coexistence
-from segalflow.phases.consistency import COLUMNS, check_consistency, fit_slopes, read_consistency
+from segalflow.phases.consistency import CHECKS, COLUMNS, check_consistency, fit_slopes, read_consistency
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.lines import cut_line, find_junctions, match_lines, split_lines, two_phase_points
 from segalflow.reporting.boundaries import describe_consistency
@@ -206,6 +206,36 @@ def test_the_summary_counts_and_names_the_farthest(tmp_path) -> None:
     assert "the farthest is x_left at 480" in said
     assert any("which has no free energy" in s for s in section.sentences)
     assert len(section.tables[0].rows) == 2
+
+
+def test_integration_agrees_with_pooled_free_energies_and_catches_a_stuck_condition(tmp_path) -> None:
+    delta_mu, temperature = np.linspace(-0.15, 0.15, 31), np.linspace(800, 1100, 7)
+    samples, table = mean_field_sweep(64, OMEGA, temperature, delta_mu, 400, 3)
+    # The means as their sampler states them: exact ones with errors of 400 samples.
+    exact = FreeEnergy(
+        temperature, delta_mu, mean_field_log_weight(64, OMEGA, temperature), np.zeros((0, 7, 65)),
+        np.tile(mean_field_energy(64, OMEGA), (7, 1)), np.zeros((7, 65)), KB,
+    ).observables(delta_mu)  # fmt: skip
+    rng = np.random.default_rng(1)
+    x_error = np.sqrt(exact["susceptibility"] * KB * temperature[:, None] / 64 / 400)
+    x = exact["composition"][..., 1] + x_error * rng.standard_normal(x_error.shape)
+    table["composition"][:] = np.stack([1 - x, x], axis=-1)
+    table["composition_stderr"][:] = np.stack([x_error, x_error], axis=-1)
+    for name in ("energy", "heat_capacity", "susceptibility"):
+        table[name][:] = exact[name]
+    free = compute_free_energy(table, samples, replicates=40)
+    boundaries = find_boundaries("common_tangent", [free])[0]
+    found, _ = check_consistency(boundaries, [free], [table])
+    assert set(found["quantity"]) == {"log Z along delta_mu", "log Z along temperature"}
+    assert len(found) == 7 + 31
+    assert (found["z"].abs() < 3).mean() > 0.97
+    table["composition"][2, 10] = table["composition"][2, 10] + np.array([-0.2, 0.2])
+    table["susceptibility"][2, 10] = 20.0  # it does not show as a jump
+    found, _ = check_consistency(boundaries, [free], [table])
+    assert found.loc[found["z"].abs().idxmax(), "temperature"] == temperature[2]
+    found.to_csv(tmp_path / "consistency.csv", index=False)
+    section = describe_consistency(read_consistency(tmp_path / "consistency.csv"), CHECKS, [])
+    assert any("thermodynamic integration" in s for s in [*section.sentences, *section.warnings])
 
 
 def test_a_line_is_cut_where_one_of_its_phases_becomes_another() -> None:

@@ -100,6 +100,8 @@ def test_cells_without_order_and_unusable_samples_are_said(weights) -> None:
     samples, table = two_sublattice_sweep(REFERENCES[NAME][0], W, T[:3], MU[:3], 20, 3)
     _, notes = find_boundaries("order_parameter", [compute_phase_weights(samples, table, {}, replicates=20)])
     assert "No ordered ground state fits" in notes[0]
+    one = compute_phase_weights(samples.isel(temperature=[0]), table.isel(temperature=[0]), REFERENCES, replicates=20)
+    assert "brackets no boundary" in find_boundaries("order_parameter", [one])[1][0]
     table["reliable"][:] = 0
     _, notes = find_boundaries("order_parameter", [compute_phase_weights(samples, table, REFERENCES)])
     assert "no condition of the table is reliable" in notes[0]

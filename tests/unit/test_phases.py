@@ -160,6 +160,23 @@ def test_coarse_grids_and_wrong_settings_are_refused(criterion):
         find_boundaries(criterion, [table], {"confidence": "wide"})
 
 
+def test_tables_of_different_references_are_refused():
+    first, second = (regular_solution_table(OMEGA, TEMPERATURE, DELTA_MU, method=m) for m in ("exact", "snis"))
+    second.attrs["reference"] = "pure elements"
+    with pytest.raises(BoundaryError, match=r"cannot compare 'exact' and 'snis' .* their reference differs"):
+        find_boundaries("composition_jump", [first, second])
+    second.attrs["cell"] = "another"
+    find_boundaries("composition_jump", [first, second])
+
+
+def test_conditions_that_are_not_finite_are_left_out_and_said():
+    table = regular_solution_table(OMEGA, TEMPERATURE, DELTA_MU)
+    table["composition"][0, 3] = np.nan
+    frame, notes = find_boundaries("composition_jump", [table])
+    assert "1 of 200 conditions are unreliable and were left out: 300 K (1)." in notes[0]
+    assert np.isfinite(frame[["x_left", "x_right"]]).all().all()
+
+
 def test_unknown_criterion():
     with pytest.raises(BoundaryError, match="did you mean 'alpha_shape'"):
         find_boundaries("alfa_shape", [])

@@ -3,16 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from ase.build import bulk
 from matplotlib import image
 from model_alloys import regular_solution_table
 
 from segalflow.expansion.hamiltonian import Cluster, ClusterExpansion
-from segalflow.lattice import parent_lattice
+from segalflow.lattice import Supercell, parent_lattice
 from segalflow.phases.boundaries import boundary_table, merge_boundaries
 from segalflow.phases.criteria import CRITERIA, FROM_FREE_ENERGY, FROM_PHASE_WEIGHTS, find_boundaries
-from segalflow.plotting import ensemble, expansion, phase_diagram
+from segalflow.plotting import ensemble, expansion, fields, phase_diagram, snapshots
 from segalflow.plotting.style import formula_label, save_figure
+from segalflow.samples import pack_spins, sample_set
 from segalflow.thermo.comparison import compare_methods
+from segalflow.thermo.order_parameters import label_phases, references_of
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
 
 OMEGA = 2 * KB * 700
@@ -33,8 +36,8 @@ def tables():
 
 @pytest.fixture(scope="module")
 def boundaries(tables):
-    others = {*FROM_FREE_ENERGY, *FROM_PHASE_WEIGHTS}
-    return merge_boundaries(find_boundaries(c, tables)[0] for c in CRITERIA if c not in others)
+    other = (*FROM_FREE_ENERGY, *FROM_PHASE_WEIGHTS)
+    return merge_boundaries(find_boundaries(c, tables)[0] for c in CRITERIA if c not in other)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +87,10 @@ def all_figures(tables, boundaries, hull, predictions):
 def test_every_figure_is_written_with_its_data(tmp_path, tables, boundaries, hull, predictions):
     for name, (figure, data) in all_figures(tables, boundaries, hull, predictions).items():
         paths = save_figure(figure, data, tmp_path / name)
-        assert [p.suffix for p in paths] == [".svg", ".png", ".csv"]
+        assert [p.suffix for p in paths] == [".svg", ".png", ".pdf", ".csv"]
         pixels = image.imread(paths[1])
         assert (pixels[..., :3] < 0.9).mean() > 0.005, f"{name} is blank"
-        assert len(pd.read_csv(paths[2])) == len(data) > 0
+        assert len(pd.read_csv(paths[3])) == len(data) > 0
 
 
 def test_the_same_figure_is_the_same_bytes(tmp_path, tables, boundaries, hull):
@@ -122,6 +125,48 @@ def test_measured_points_are_drawn_over_the_diagram(tables, boundaries, hull):
     assert drawn[["temperature", "x_left", "note"]].to_numpy().tolist() == measured.to_numpy().tolist()
     named = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert named[-2:] == ["A 1990", "B 2001"]
+
+
+def test_fields_are_named_and_hold_both_errors(boundaries):
+    two = boundaries[boundaries["kind"] == "two_phase"]
+    criterion, method = fields.choose_source(boundaries)
+    line = two[(two["criterion"] == criterion) & (two["method"] == method)]
+    model_error = line.assign(**{f"{name}_model_stderr": 0.01 for name in ("x_left", "x_right", "delta_mu")})
+    labels = pd.DataFrame({"temperature": [300.0, 300.0, 500.0, 500.0], "delta_mu": [-0.1, 0.1, -0.1, 0.1]})
+    labels = labels.assign(composition=[0.1, 0.9, 0.2, 0.8], phase=["AB L1_0", *(3 * ["solid solution"])])
+    labels = labels.assign(most_probable=labels["phase"], probability=1.0)
+    figure, data = fields.plot_fields(boundaries, ("A", "B"), labels, model_error)
+    drawn = data[(data["series"] == "line") & (data["kind"] == "two_phase")]
+    assert drawn["x_left"].tolist() == line["x_left"].tolist()
+    assert drawn["x_left_sampling"].to_numpy() == pytest.approx(1.96 * line["x_left_stderr"].to_numpy(), rel=1e-3)
+    assert drawn["x_right_model"].to_numpy() == pytest.approx(0.0196, rel=1e-3)
+    written = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert written.count("solid solution") == 2
+    figure, data = fields.plot_fields(boundary_table([]), ("A", "B"))
+    assert not len(data)
+    assert "no boundary found" in figure.axes[0].texts[0].get_text()
+
+
+def test_snapshots_show_the_decorations_of_every_phase():
+    lattice = parent_lattice("fcc", 4.0, ["Cu", "Au"])
+    cell = Supercell(lattice, [4, 4, 4])
+    atoms = bulk("Cu", "fcc", a=4.0, cubic=True)
+    atoms.symbols = "AuCu3"
+    atoms.set_array("occupation", np.array([1, 0, 0, 0]))
+    references = references_of([atoms], cell)
+    ordered = next(iter(references.values()))[:2]
+    spins = np.array([[ordered, np.where(np.arange(64) < 9, 1, -1) * np.ones((2, 1))]])
+    content = {"occupation": pack_spins(spins), "energy": np.zeros((1, 2, 2)), "n_atoms": (spins > 0).sum(-1)}
+    samples = sample_set(
+        "snis", [300.0], [0.0, 1.0], ["Cu", "Au"], {**content, "log_weight": np.zeros((1, 2, 2))},
+        {"cell": "main", "n_sites": 64},
+    )  # fmt: skip
+    figure, data = snapshots.plot_snapshots(samples, label_phases(samples, references), references, cell)
+    assert data["phase"].tolist() == 2 * ["Cu3Au L1_2"] + 2 * ["solid solution"]
+    assert [row.count("1") for row in data["occupation"]] == [16, 16, 9, 9]
+    # Every site of three conventional cells along each axis: a block of 6 x 6 x 6 half steps, half of them sites.
+    assert len(snapshots.block_sites(cell)[0]) == 108
+    assert len(figure.axes[0].collections[0].get_offsets()) == 108
 
 
 def test_comparison_histogram_counts_reliable_conditions_away_from_jumps(tables):

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-DIAGRAMS = {"plot_phase_diagram", "plot_interactive_diagram"}
+DIAGRAMS = {"plot_phase_diagram", "plot_fields", "plot_interactive_diagram"}
 BOUNDARIES = {"find_boundaries", "merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
-LABELS = {"label_phases", "plot_phases", *BOUNDARIES}
+LABELS = {"label_phases", "plot_phases", "plot_snapshots", *BOUNDARIES}
 CALPHAD = {"export_tdb", "write_summary"}  # of the first method with samples, SNIS in the tiny study
 SNIS = {"sample_snis", "export_tdb", "plot_ness", "compute_model_errors", *LABELS, *TABLES}
 TRAINING = {"train_segal", "plot_training", *SNIS}
@@ -64,7 +64,7 @@ CONFIG_EDITS = {
     ),
     "refinement": (put("refinement", "cells", ["main"]), {*REFINEMENT, *AFTER_REFINEMENT}),
     "search": (put("expansions", "main", "ground_states", "sweeps", 3), {"search_ground_states", "write_summary"}),
-    "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors"}),
+    "ECI draws": (put("model_error", "draws", 4), {"compute_model_errors", "plot_fields"}),
     "Redlich-Kister order": (put("phases", "calphad", "maximum_order", 3), CALPHAD),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
@@ -80,9 +80,12 @@ MODULE_EDITS = {
     "phases/alpha_shape.py": {"plot_tangents", *BOUNDARIES},
     "phases/invariants.py": {"find_invariants", "write_summary"},
     "phases/consistency.py": {"check_consistency", "write_summary"},
-    "phases/model_error.py": {"compute_model_errors"},
+    "phases/model_error.py": {"compute_model_errors", "plot_fields"},
+    "phases/integration.py": {"check_consistency", "write_summary"},
     "phases/calphad.py": CALPHAD,
     "phases/order_disorder.py": {"plot_tangents", *BOUNDARIES},
+    "plotting/fields.py": {"plot_fields"},
+    "plotting/snapshots.py": {"plot_snapshots"},
     "thermo/order_parameters.py": {"plot_tangents", *LABELS, *CALPHAD},
     "thermo/short_range_order.py": {*LABELS, *CALPHAD},
     "thermo/reweighting.py": {"compute_model_errors", *CALPHAD, *FREE_ENERGIES, *LABELS},

@@ -192,6 +192,11 @@ def labels(cells, suffix="csv"):
     ]
 
 
+def first_sampled(cell):
+    """The first method of a cell that keeps samples."""
+    return next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])
+
+
 def free_energies(cells):
     """Free energies of some cells, of the methods that resolve composition."""
     return [
@@ -273,19 +278,14 @@ REFINED_CELLS = CONFIG["refinement"]["cells"]
 REFINED_CRITERIA = refined_criteria(CONFIG)
 # Cells whose samples are reweighted to drawn interactions, with the method they are from: a fit has a covariance.
 MODEL_ERROR_CELLS = {
-    cell: next(m for m in SAMPLED if m in CONFIG["cells"][cell]["methods"])
+    cell: first_sampled(cell)
     for cell in DIAGRAM_CELLS
     if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
     and CONFIG["cells"][cell]["expansion"] in FITTED
 }
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
 # Solid solutions for CALPHAD codes: cells whose ordered samples can be told apart, each with one method.
-SOLUTIONS = [
-    results(
-        f"phases/{cell}_{next(m for m in SAMPLED if m in CONFIG['cells'][cell]['methods'])}"
-    )
-    for cell in LABELLED_CELLS
-]
+SOLUTIONS = [results(f"phases/{cell}_{first_sampled(cell)}") for cell in LABELLED_CELLS]
 # Cells whose free energies are drawn with their tangents, with the method they are from.
 TANGENT_CELLS = {
     cell: next(m for m in RESOLVED if m in CONFIG["cells"][cell]["methods"])

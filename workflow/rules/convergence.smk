@@ -104,7 +104,7 @@ rule plot_convergence:
             labels={"figure": "convergence", "expansion": "{calculation}"},
         ),
         beside=multiext(
-            "results/{study}/figures/convergence_{calculation}", ".png", ".csv"
+            "results/{study}/figures/convergence_{calculation}", ".png", ".pdf", ".csv"
         ),
     log:
         "logs/{study}/plot_convergence/{calculation}.log",

@@ -79,6 +79,7 @@ rule check_consistency:
     input:
         boundaries="results/{study}/phases/boundaries.csv",
         free_energies=free_energies(DIAGRAM_CELLS),
+        tables=ensembles(DIAGRAM_CELLS),
     output:
         table="results/{study}/phases/consistency.csv",
         notes="results/{study}/phases/consistency.json",
@@ -120,6 +121,29 @@ rule find_invariants:
         cells={cell: CONFIG["cells"][cell]["methods"] for cell in DIAGRAM_CELLS},
     script:
         "../../scripts/find_invariants.py"
+
+
+rule extrapolate_sizes:
+    input:
+        invariants="results/{study}/phases/invariants.csv",
+        cells=[results(f"cells/{cell}.json") for cell in DIAGRAM_CELLS],
+    output:
+        table="results/{study}/phases/finite_size.csv",
+    log:
+        "logs/{study}/extrapolate_sizes.log",
+    benchmark:
+        "results/{study}/benchmarks/extrapolate_sizes.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("extrapolate_sizes.py"),
+        cells={cell: CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS},
+    script:
+        "../../scripts/extrapolate_sizes.py"
 
 
 rule compute_model_errors:

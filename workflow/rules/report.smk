@@ -19,7 +19,9 @@ rule plot_missing:
             category="2 Energies and expansion",
             labels={"figure": "missing energies", "expansion": "{calculation}"},
         ),
-        beside=multiext("results/{study}/figures/missing_{calculation}", ".png", ".csv"),
+        beside=multiext(
+            "results/{study}/figures/missing_{calculation}", ".png", ".pdf", ".csv"
+        ),
     log:
         "logs/{study}/plot_missing/{calculation}.log",
     benchmark:
@@ -65,7 +67,7 @@ rule plot_expansion:
         beside=expand(
             "results/{{study}}/figures/{figure}_{{expansion}}.{suffix}",
             figure=["hull", "parity", "ecis"],
-            suffix=["png", "csv"],
+            suffix=["png", "pdf", "csv"],
         ),
     log:
         "logs/{study}/plot_expansion/{expansion}.log",
@@ -96,7 +98,10 @@ rule plot_learning_curve:
             labels={"figure": "learning curve", "expansion": "{expansion}"},
         ),
         beside=multiext(
-            "results/{study}/figures/learning_curve_{expansion}", ".png", ".csv"
+            "results/{study}/figures/learning_curve_{expansion}",
+            ".png",
+            ".pdf",
+            ".csv",
         ),
     log:
         "logs/{study}/plot_learning_curve/{expansion}.log",
@@ -127,7 +132,7 @@ rule plot_generations:
             labels={"figure": "active learning", "expansion": "{expansion}"},
         ),
         beside=multiext(
-            "results/{study}/figures/generations_{expansion}", ".png", ".csv"
+            "results/{study}/figures/generations_{expansion}", ".png", ".pdf", ".csv"
         ),
     log:
         "logs/{study}/plot_generations/{expansion}.log",
@@ -168,7 +173,7 @@ rule plot_crystal_graph:
         beside=expand(
             "results/{{study}}/figures/{figure}_{{expansion}}.{suffix}",
             figure=["hull", "parity"],
-            suffix=["png", "csv"],
+            suffix=["png", "pdf", "csv"],
         ),
     log:
         "logs/{study}/plot_crystal_graph/{expansion}.log",
@@ -199,7 +204,9 @@ rule plot_training:
             category="3 Ensembles",
             labels={"figure": "SEGAL training", "cell": "{cell}"},
         ),
-        beside=multiext("results/{study}/figures/training_{cell}", ".png", ".csv"),
+        beside=multiext(
+            "results/{study}/figures/training_{cell}", ".png", ".pdf", ".csv"
+        ),
     log:
         "logs/{study}/plot_training/{cell}.log",
     benchmark:
@@ -226,7 +233,7 @@ rule plot_ness:
             category="3 Ensembles",
             labels={"figure": "effective sample size", "cell": "{cell}"},
         ),
-        beside=multiext("results/{study}/figures/ness_{cell}", ".png", ".csv"),
+        beside=multiext("results/{study}/figures/ness_{cell}", ".png", ".pdf", ".csv"),
     log:
         "logs/{study}/plot_ness/{cell}.log",
     benchmark:
@@ -262,7 +269,7 @@ rule plot_ensembles:
         beside=expand(
             "results/{{study}}/figures/{figure}_{{cell}}.{suffix}",
             figure=["isotherms", "heat_capacity"],
-            suffix=["png", "csv"],
+            suffix=["png", "pdf", "csv"],
         ),
     log:
         "logs/{study}/plot_ensembles/{cell}.log",
@@ -294,7 +301,9 @@ rule plot_costs:
             category="3 Ensembles",
             labels={"figure": "energy evaluations", "cell": "all"},
         ),
-        beside=multiext("results/{study}/figures/energy_evaluations", ".png", ".csv"),
+        beside=multiext(
+            "results/{study}/figures/energy_evaluations", ".png", ".pdf", ".csv"
+        ),
     log:
         "logs/{study}/plot_costs.log",
     benchmark:
@@ -321,7 +330,7 @@ rule plot_comparison:
             category="4 Agreement",
             labels={"figure": "z-scores of all pairs of methods"},
         ),
-        beside=multiext("results/{study}/figures/comparison", ".png", ".csv"),
+        beside=multiext("results/{study}/figures/comparison", ".png", ".pdf", ".csv"),
     log:
         "logs/{study}/plot_comparison.log",
     benchmark:
@@ -360,7 +369,7 @@ rule plot_phase_diagram:
         beside=expand(
             "results/{{study}}/figures/{figure}_{{cell}}.{suffix}",
             figure=["phase_diagram", "phase_diagram_delta_mu"],
-            suffix=["png", "csv"],
+            suffix=["png", "pdf", "csv"],
         ),
     log:
         "logs/{study}/plot_phase_diagram/{cell}.log",
@@ -390,7 +399,7 @@ rule plot_phases:
         ),
         beside=expand(
             "results/{{study}}/figures/phases_{{cell}}.{suffix}",
-            suffix=["png", "csv"],
+            suffix=["png", "pdf", "csv"],
         ),
     log:
         "logs/{study}/plot_phases/{cell}.log",
@@ -409,6 +418,77 @@ rule plot_phases:
         "../../scripts/plot_phases.py"
 
 
+rule plot_fields:
+    input:
+        boundaries="results/{study}/phases/boundaries.csv",
+        labels=lambda wildcards: labels(
+            [wildcards.cell] if wildcards.cell in LABELLED_CELLS else []
+        )[:1],
+        model_error=lambda wildcards: (
+            MODEL_ERRORS if wildcards.cell in MODEL_ERROR_CELLS else []
+        ),
+        measured=CONFIG["figures"]["experimental"] or [],
+    output:
+        fields=report(
+            "results/{study}/figures/fields_{cell}.svg",
+            caption="../report/fields.rst",
+            category="1 Phase diagram",
+            labels={"figure": "named fields with errors", "cell": "{cell}"},
+        ),
+        beside=multiext("results/{study}/figures/fields_{cell}", ".png", ".pdf", ".csv"),
+    log:
+        "logs/{study}/plot_fields/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_fields/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_fields.py"),
+        species=CONFIG["lattice"]["species"],
+        energy_unit=lambda wildcards: energy_unit(CONFIG, wildcards.cell),
+    script:
+        "../../scripts/plot_fields.py"
+
+
+rule plot_snapshots:
+    input:
+        samples=lambda wildcards: results(
+            f"ensemble/{wildcards.cell}/{first_sampled(wildcards.cell)}_samples.nc"
+        ),
+        labels=lambda wildcards: labels([wildcards.cell])[0],
+        cell="results/{study}/cells/{cell}.json",
+        hull=hull_if_any,
+        pool=pool_if_any,
+    output:
+        snapshots=report(
+            "results/{study}/figures/snapshots_{cell}.svg",
+            caption="../report/snapshots.rst",
+            category="1 Phase diagram",
+            labels={"figure": "decorations of every phase", "cell": "{cell}"},
+        ),
+        beside=multiext(
+            "results/{study}/figures/snapshots_{cell}", ".png", ".pdf", ".csv"
+        ),
+    log:
+        "logs/{study}/plot_snapshots/{cell}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_snapshots/{cell}.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("plot_snapshots.py"),
+    script:
+        "../../scripts/plot_snapshots.py"
+
+
 rule plot_tangents:
     input:
         free_energy=lambda wildcards: results(
@@ -422,7 +502,9 @@ rule plot_tangents:
             category="1 Phase diagram",
             labels={"figure": "free energies and common tangents", "cell": "{cell}"},
         ),
-        beside=multiext("results/{study}/figures/tangents_{cell}", ".png", ".csv"),
+        beside=multiext(
+            "results/{study}/figures/tangents_{cell}", ".png", ".pdf", ".csv"
+        ),
     log:
         "logs/{study}/plot_tangents/{cell}.log",
     benchmark:
@@ -569,7 +651,9 @@ FIGURES = [
     ),
     *expand(results("figures/isotherms_{cell}.svg"), cell=CONFIG["cells"]),
     *expand(results("figures/phase_diagram_{cell}.svg"), cell=DIAGRAM_CELLS),
+    *expand(results("figures/fields_{cell}.svg"), cell=DIAGRAM_CELLS),
     *expand(results("figures/phases_{cell}.svg"), cell=LABELLED_CELLS),
+    *expand(results("figures/snapshots_{cell}.svg"), cell=LABELLED_CELLS),
     *expand(results("figures/tangents_{cell}.svg"), cell=TANGENT_CELLS),
     results("phases/diagram.html"),
     results("figures/energy_evaluations.svg"),

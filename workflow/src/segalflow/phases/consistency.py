@@ -1,6 +1,6 @@
 """Whether the boundaries obey thermodynamics and each other.
 
-Three checks, each a row of one table with a z-score:
+Checks, each a row of one table with a z-score:
 
 - Clausius-Clapeyron: along a two-phase line ``d(beta delta_mu)/d(beta) = du/dx``, the difference of the phases'
   energies over that of their compositions (from equal ``beta phi`` on both sides, ``d(beta phi) = u d(beta) -
@@ -9,6 +9,7 @@ Three checks, each a row of one table with a z-score:
 - The same line by another method, or by another criterion, at the same temperature: x_left, x_right and delta_mu.
 - The lever rule: the weight of one phase in the composition histogram against ``(x - x_1) / (x_2 - x_1)`` with the
   boundary's compositions.
+- Thermodynamic integration along T and along delta_mu against the free energies (`phases.integration`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from segalflow.artefacts import read_table
 from segalflow.phases.coexistence import Coexistence, Peaks
 from segalflow.phases.gaps import MANY
+from segalflow.phases.integration import check_paths
 from segalflow.phases.lines import (
     cut_line,
     delta_mu_stderr,
@@ -45,6 +48,7 @@ CHECKS = {
     "methods": "one line by two methods, read by the same criterion",
     "criteria": "one line by two criteria, read from the same method",
     "lever_rule": "shares of the phases in the composition histogram against the lever rule",
+    "integration": "log Z by thermodynamic integration against that of the free energies",
 }
 """What each check compares."""
 
@@ -92,17 +96,20 @@ def read_consistency(path: str | Path) -> pd.DataFrame:
         ArtefactError: if the file is missing, unreadable or lacks a column.
     """
     table = read_table(path, COLUMNS)
-    for name in ("other_method", "other_criterion", "other_boundary", "note"):
+    for name in ("criterion", "boundary", "other_method", "other_criterion", "other_boundary", "note"):
         table[name] = table[name].astype(object).where(table[name].notna(), "")
     return table
 
 
-def check_consistency(boundaries: pd.DataFrame, frees: Iterable[FreeEnergy]) -> tuple[pd.DataFrame, list[str]]:
+def check_consistency(
+    boundaries: pd.DataFrame, frees: Iterable[FreeEnergy], tables: Iterable[xr.Dataset] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """Check boundaries against thermodynamics and against each other.
 
     Args:
         boundaries: boundary table of all criteria, methods and cells.
         frees: free energies of the methods that resolve composition; method and cell are read from their attributes.
+        tables: ensemble tables; those of the same methods and cells are integrated.
 
     Returns:
         A table with the columns `COLUMNS`, a row for each comparison: ``value`` is the boundary's (for
@@ -136,11 +143,16 @@ def check_consistency(boundaries: pd.DataFrame, frees: Iterable[FreeEnergy]) -> 
         if criterion not in BY_PEAKS:
             rows += _lever_rule(line, peaks, allowances.get(name, np.zeros((len(line), 3))), left_out)
     rows += _compare_lines(lines, allowances, left_out)
+    for table in tables:
+        states = known.get((str(table.attrs.get("method", "")), str(table.attrs.get("cell", ""))))
+        if states is not None:
+            rows += check_paths(table, states.free)
     notes = [f"{n} points {why}: not compared." for why, n in sorted(left_out.items())]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if not len(points):
         notes.append("No two-phase line in this window, so nothing to check.")
-    return table.sort_values(list(COLUMNS[:10]), kind="stable", ignore_index=True), notes
+    keys = table[list(COLUMNS[:10])].astype({"boundary": str, "other_boundary": str})
+    return table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True), notes
 
 
 def _peaks_of(states: Coexistence, point: pd.Series, beside: pd.DataFrame) -> Peaks | None:

@@ -23,6 +23,7 @@ from segalflow.phases.heat_capacity import find_heat_capacity_maxima
 from segalflow.phases.hysteresis import find_hysteresis
 from segalflow.phases.ness_regions import find_ness_regions
 from segalflow.phases.order_disorder import find_order_lines
+from segalflow.thermo.comparison import check_comparable
 from segalflow.thermo.free_energy import FreeEnergy, compute_free_energy, read_free_energy
 from segalflow.thermo.phase_weights import PhaseWeights, read_phase_weights
 
@@ -84,7 +85,8 @@ def find_boundaries(
         what was found, left out or cut off, each headed by ``method (cell):``.
 
     Raises:
-        BoundaryError: for an unknown criterion, a wrong setting, or a grid too coarse to bracket anything.
+        BoundaryError: for an unknown criterion, a wrong setting, a grid too coarse to bracket anything, or tables of
+            one cell that differ in species, model or chemical-potential reference.
     """
     if criterion not in CRITERIA:
         raise BoundaryError(
@@ -93,7 +95,9 @@ def find_boundaries(
     points: list[BoundaryPoint] = []
     notes: list[str] = []
     series: dict[tuple[str, str], list[Source]] = {}
-    for table in tables.values() if isinstance(tables, Mapping) else tables:
+    tables = list(tables.values() if isinstance(tables, Mapping) else tables)
+    _check_references(tables)
+    for table in tables:
         if criterion in FROM_FREE_ENERGY and isinstance(table, xr.Dataset):
             table = compute_free_energy(table, None)
         findings = CRITERIA[criterion](table, settings=dict(settings or {}))
@@ -108,3 +112,12 @@ def find_boundaries(
         points += findings.points
         notes += [f"{method} (all cells): {sentence}" for sentence in findings.notes]
     return boundary_table(points), notes
+
+
+def _check_references(tables: Iterable[Source]) -> None:
+    """Refuse ensemble tables of one cell that do not describe the same system."""
+    first: dict[str, xr.Dataset] = {}
+    for table in tables:
+        if isinstance(table, xr.Dataset):
+            cell = str(table.attrs.get("cell", ""))
+            check_comparable(first.setdefault(cell, table), table, cell)

@@ -38,6 +38,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+SHORTEST = 3
+"""Fewest chemical potentials in a row that show a line, where their neighbours do not."""
+
+
 def parabola_vertex(t: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Return the vertex of the parabola through three points; t shape (3,), c shape (..., 3). NaN where it opens up."""
     s = t - t[1]
@@ -89,7 +93,7 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
         vertex of the parabola through the highest three points; the interval holds the statistical error (resampled
         with a seeded generator) and the change of the vertex on fitting five points; x_left and x_right are the
         compositions at (T, delta_mu -+ half_width), interpolated. Neighbouring delta_mu whose temperatures differ by
-        no more than two steps form one line; one that stands alone beside chemical potentials without is left out.
+        no more than two steps form one line; one or two that stand alone are left out.
 
     Raises:
         BoundaryError: for a grid too coarse to bracket anything, or a wrong setting.
@@ -241,8 +245,9 @@ def _add_points(
             )
         )
     # A line is seen at neighbouring chemical potentials: what one shows and both neighbours do not is noise.
-    at = {last[line][0]: line for line, number in members.items() if number == 1}
-    alone = {line for m, line in at.items() if looked[max(m - 1, 0)] and looked[min(m + 1, len(looked) - 1)]}
+    # Two points are none either: above a critical point maxima pass from one delta_mu to the next without a transition.
+    ends = {line: (last[line][0] - number + 1, last[line][0]) for line, number in members.items() if number < SHORTEST}
+    alone = {line for line, (a, b) in ends.items() if looked[max(a - 1, 0)] and looked[min(b + 1, len(looked) - 1)]}
     kept = [p for p in findings.points[first:] if p.boundary not in alone]
     numbers = {line: k for k, line in enumerate(dict.fromkeys(p.boundary for p in kept))}
     findings.points[first:] = [
@@ -256,4 +261,5 @@ def _add_points(
         for p in kept
     ]
     if alone:
-        findings.notes.append(f"{len(alone)} maxima stand alone between chemical potentials without and are left out.")
+        lost = sum(members[line] for line in alone)
+        findings.notes.append(f"{lost} maxima stand alone between chemical potentials without and are left out.")

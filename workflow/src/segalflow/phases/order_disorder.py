@@ -283,6 +283,10 @@ def find_order_lines(weights: PhaseWeights, *, settings: Mapping[str, Any]) -> F
     if "refused" in weights.attributes:
         findings.notes.append(f"No weights of the phases: {weights.attributes['refused']}")
         return findings
+    curve = next(iter(weights.phases.values()))
+    if min(len(curve.temperature), len(curve.delta_mu)) < 2:
+        findings.notes.append("One temperature or one chemical potential brackets no boundary.")
+        return findings
     if len(weights.phases) < 2:
         findings.notes.append("No ordered ground state fits into this cell: there is no order to follow.")
         return findings

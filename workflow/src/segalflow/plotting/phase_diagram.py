@@ -53,6 +53,8 @@ LEADING = {
 """By kind of point, the criteria of which the first that has any gives the diagram's lines, the surest first."""
 FAINT = 0.45
 """Opacity of the points of all other criteria."""
+SURE = 0.04
+"""Widest interval of a gap's top, as a part of the temperatures shown, that is drawn of those other criteria."""
 WIDE = 0.1
 """Narrowest two-phase field, in x, that has room for its name."""
 
@@ -220,6 +222,9 @@ def plot_phase_diagram(
                 axes.plot(
                     x, body["temperature"], marker, ms=2.2, mfc="none", mec=colour, mew=0.5, alpha=FAINT, zorder=2
                 )
+            top = part[part["kind"] == "gap_top"]
+            sure = top[top["temperature_high"] - top["temperature_low"] < SURE * (high - low)]
+            axes.plot(sure["x_left"], sure["temperature"], "*", ms=5, mfc="none", mec=colour, mew=0.6, zorder=5)
             continue
         if transitions:
             body = body.sort_values("delta_mu")
@@ -248,7 +253,7 @@ def plot_phase_diagram(
     axes.set_ylabel(f"temperature ({unit_label(unit)})")
     if not len(boundaries):
         axes.text(0.5, 0.95, "no boundary found in this window", transform=axes.transAxes, ha="center", va="top")
-    handles = [] if measured is None else _measured(axes, measured)
+    handles = [] if measured is None else draw_measured(axes, measured)
     _legend(figure, boundaries, methods, any_bad, shaded, handles, leading)
     return figure, _plotted(boundaries, points, states, measured)
 
@@ -296,7 +301,7 @@ def _short_name(line: pd.DataFrame, side: str, species: Sequence[str]) -> str:
     return formula_label(formula)
 
 
-def _measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
+def draw_measured(axes: Axes, measured: pd.DataFrame) -> list[Line2D]:
     """Draw points from experiment, a marker a source, and return what stands for them in the legend."""
     handles = []
     for (source, part), marker in zip(measured.groupby("source", sort=False), itertools.cycle("PXdph8"), strict=False):
@@ -320,6 +325,8 @@ def _ground_states(axes: Axes, hull: pd.DataFrame, low: float, span: float) -> p
         width = 0.018 * len(name)
         inside = min(max(x, width / 2 - 0.01), 1.01 - width / 2)
         row = 0 if inside - width / 2 > ends[0] else 1
+        if inside - width / 2 <= ends[row]:
+            continue  # no room: the marker stands for itself
         ends[row] = inside + width / 2 + 0.005
         axes.text(
             inside,

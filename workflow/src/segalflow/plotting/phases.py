@@ -30,6 +30,11 @@ from segalflow.plotting.style import (
 PALETTE = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW)
 
 
+def phase_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of every phase of a label table, in its order: the last one, the solid solution, is grey."""
+    return {**{name: PALETTE[k % len(PALETTE)] for k, name in enumerate(names[:-1])}, names[-1]: GREY}
+
+
 @figure_function
 def plot_phases(tables: Sequence[pd.DataFrame], species: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
     """Plot the most probable phase of every condition against composition and temperature, a panel a method.
@@ -42,9 +47,7 @@ def plot_phases(tables: Sequence[pd.DataFrame], species: Sequence[str]) -> tuple
     """
     labels = pd.concat(tables, ignore_index=True)
     shown = labels[labels["phase"] == labels["most_probable"]]
-    ordered = list(dict.fromkeys(labels["phase"]))[:-1]
-    colours = {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(ordered)}
-    colours[labels["phase"].iloc[-1]] = GREY
+    colours = phase_colours(list(dict.fromkeys(labels["phase"])))
     methods = list(dict.fromkeys(labels["method"]))
     figure, axes = new_figure(columns=len(methods), width=TWO_COLUMNS, height=3.0, sharey=True, squeeze=False)
     for panel, method in zip(axes[0], methods, strict=True):

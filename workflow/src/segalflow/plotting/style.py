@@ -150,20 +150,24 @@ def figure_function(function: Callable) -> Callable:
 
 
 def save_figure(figure: Figure, data: pd.DataFrame, stem: str | Path) -> list[Path]:
-    """Write ``<stem>.svg``, ``<stem>.png`` and the plotted data ``<stem>.csv``; the same input gives the same bytes.
+    """Write ``<stem>.svg``, ``.png``, ``.pdf`` and the plotted data ``<stem>.csv``; the same input, the same bytes.
 
     Returns:
-        The three paths.
+        The four paths.
     """
     stem = Path(stem)
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png", ".csv")]
-    metadata = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png", ".pdf", ".csv")]
+    metadata = {
+        ".svg": {"Date": None, "Creator": None},
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     with style():
-        for path in paths[:2]:
+        for path in paths[:3]:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], metadata=metadata[path.suffix])
             figure.set_layout_engine("none")  # the axes stay where the first file has them: finding places is slow
-    write_table(paths[2], data)
+    write_table(paths[3], data)
     return paths
 
 

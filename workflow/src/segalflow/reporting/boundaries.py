@@ -95,11 +95,14 @@ def describe_consistency(table: pd.DataFrame, checks: Mapping[str, str], notes: 
         held = part["z"].abs() <= WITHIN
         worst = part.loc[part["z"].abs().idxmax()]
         beside = [f"{worst['other_criterion']} of {worst['other_method']}"] if worst["other_method"] else []
-        named = " and ".join([f"{worst['criterion']} of {worst['method']}", *beside])
+        criterion = f"{worst['criterion']} of " if worst["criterion"] else ""
+        named = " and ".join([f"{criterion}{worst['method']}", *beside])
+        line = f", line {worst['boundary']}" if str(worst["boundary"]) else ""
+        at = f" at {worst['temperature']:g}" if np.isfinite(worst["temperature"]) else f" {worst['note']}"
         sentence = (
             f"{words[0].upper()}{words[1:]}: {int(held.sum())} of {len(part)} comparisons ({100 * held.mean():.0f} %) "
-            f"hold within 95 % intervals; the farthest is {worst['quantity']} at {worst['temperature']:g} "
-            f"({named}, {worst['cell']}, line {worst['boundary']}): {worst['value']:.4g} ± {worst['value_stderr']:.2g} "
+            f"hold within 95 % intervals; the farthest is {worst['quantity']}{at} "
+            f"({named}, {worst['cell']}{line}): {worst['value']:.4g} ± {worst['value_stderr']:.2g} "
             f"against {worst['other_value']:.4g} ± {worst['other_stderr']:.2g}, z = {worst['z']:.1f}."
         )
         (section.warnings if held.mean() < 0.9 else section.sentences).append(sentence)
@@ -109,7 +112,7 @@ def describe_consistency(table: pd.DataFrame, checks: Mapping[str, str], notes: 
             z = same["z"].to_numpy(float)
             rows.append(
                 [
-                    f"{check}: {criterion}, {method}{other} ({cell})",
+                    f"{check}: {', '.join(filter(None, (criterion, method)))}{other} ({cell})",
                     str(len(z)),
                     f"{100 * np.mean(np.abs(z) <= WITHIN):.0f} %",
                     formatted(float(np.sqrt(np.mean(z**2))), 2),

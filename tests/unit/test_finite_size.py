@@ -1,0 +1,47 @@
+"""Finite-size series: known laws are extrapolated, errors cover, and what is missing is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from segalflow.phases.finite_size import COLUMNS, extrapolate, finite_size_series
+
+SIZES = np.array([64, 128, 256])
+
+
+def test_known_laws_are_extrapolated_and_errors_cover() -> None:
+    rng, inside = np.random.default_rng(1), []
+    for _ in range(300):
+        for exponent in (1.0, 0.529):
+            values = 500 + 300 * SIZES**-exponent + 0.5 * rng.standard_normal(3)
+            found, error, _ = extrapolate(SIZES, values, np.full(3, 0.5), exponent)
+            inside.append(abs(found - 500) <= 1.96 * error)
+    assert 0.94 <= np.mean(inside) <= 1.0
+    found, error, chi2 = extrapolate(SIZES[:2], 500 + 300 / SIZES[:2], np.zeros(2))
+    assert found == pytest.approx(500, abs=1e-6)
+    assert chi2 == pytest.approx(0.0, abs=1e-6)
+    assert error == pytest.approx(300 / 128 / 2, rel=1e-3)
+    with pytest.raises(ValueError, match="two sizes or more"):
+        extrapolate(SIZES[:1], np.ones(1), np.ones(1))
+
+
+def test_points_of_cells_are_matched_by_hamiltonian_kind_and_composition() -> None:
+    rows = []
+    for cell, n in {"a": 64, "b": 128, "c": 256, "other": 64}.items():
+        for kind, x, top in (("congruent", 0.25, 800.0), ("congruent", 0.75, 500.0), ("critical", 0.5, 400.0)):
+            power = 0.529 if kind == "critical" else 1.0
+            at = top + 1000 * n**-power
+            rows.append({"kind": kind, "cell": cell, "method": "snis", "criterion": "equal_weight", "x": x + 1 / n,
+                         "temperature": at, "temperature_stderr": 1.0, "phases": "A + B"})  # fmt: skip
+    rows.append({**rows[0], "kind": "eutectoid"})
+    cells = {name: {"n_sites": n, "expansion": "main", "dimensions": 3} for name, n in zip("abc", SIZES, strict=True)}
+    cells["other"] = {"n_sites": 64, "expansion": "second", "dimensions": 3}
+    table, notes = finite_size_series(pd.DataFrame(rows), cells)
+    assert tuple(table.columns) == COLUMNS
+    assert table["temperature"].tolist() == pytest.approx([800.0, 500.0, 400.0], abs=1e-6)
+    assert set(table["cells"]) == {"a b c"}
+    assert set(table["largest_cell"]) == {"c"}
+    assert "eutectoid of equal_weight, snis (main): seen in one size only." in notes
+    assert len([n for n in notes if "(second)" in n]) == 2
