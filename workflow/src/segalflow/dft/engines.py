@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # every start of the workflow checks its engines, and needs n
     from ase import Atoms
 
 GPAW_KPTS = {"density": 7.0, "gamma": True}
-"""Default mesh of GPAW, points per 1/Angstrom: at 3 L1_2 Cu3Au has -3, at 5 it has -43, not -34 meV/atom."""
+"""Default mesh of GPAW, points per 1/Angstrom: at 5 one run had L1_2 Cu3Au at -43, not -34 meV/atom."""
 
 
 @dataclass(frozen=True)

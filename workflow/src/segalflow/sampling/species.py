@@ -176,7 +176,7 @@ def sample_species_importance(
     rows = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t, own in enumerate(temperature):
-            hot = hotter_temperature(temperature, t)
+            hot = hotter_temperature(temperature, t, sampler.n_sites)
             n_hot = round(defensive_fraction * n) if hot > own else 0
             components = {float(own): 1 - n_hot / n} | ({hot: n_hot / n} if n_hot else {})
             parts = []
