@@ -68,7 +68,11 @@ CONFIG_EDITS = {
     "Redlich-Kister order": (put("phases", "calphad", "maximum_order", 3), CALPHAD),
     "figure setting": (put("figures", "isotherms", 3), {"plot_ensembles"}),
     "SNIS samples": (put("snis", "samples_per_condition", 61), SNIS),
-    "Metropolis sweeps": (put("metropolis", "sweeps", 210), {"sample_metropolis", *LABELS, *TABLES}),
+    # The snapshots are those of the first method with samples, SNIS in the tiny study.
+    "Metropolis sweeps": (
+        put("metropolis", "sweeps", 210),
+        {"sample_metropolis", *LABELS, *TABLES} - {"plot_snapshots"},
+    ),
     "training steps": (put("segal", "training", "steps", 31), TRAINING),
     "temperatures": (put("grid", "temperature", "stop", 950), {"choose_grid", *SAMPLERS}),
     "fit": (put("expansions", "main", "fit", "method", "bayesian_ridge"), FIT),

@@ -17,6 +17,7 @@ from segalflow.structures.identity import structure_id
 
 if TYPE_CHECKING:
     import pandas as pd
+    import spglib
 
 # Trivial names of fcc orderings by (atoms of the primitive cell, species-1 fraction, space group number of the ideal
 # decorated structure). Without the number of atoms, R-3m planes stacked AABB would pass for L1_1.
@@ -30,13 +31,17 @@ _FCC_NAMES = {
 }
 
 
-def space_group(atoms: Atoms) -> tuple[str, int]:
-    """Return the international symbol and number of the space group of an ideal decorated structure."""
+def _symmetry(atoms: Atoms) -> spglib.SpglibDataset:
     import spglib  # late: only manifests need it
 
-    found = spglib.get_symmetry_dataset(
+    return spglib.get_symmetry_dataset(
         (np.array(atoms.cell), atoms.get_scaled_positions(), atoms.numbers), symprec=1e-4
     )
+
+
+def space_group(atoms: Atoms) -> tuple[str, int]:
+    """Return the international symbol and number of the space group of an ideal decorated structure."""
+    found = _symmetry(atoms)
     return found.international, int(found.number)
 
 
@@ -54,10 +59,11 @@ def structure_name(atoms: Atoms, lattice: ParentLattice) -> str:
     formula = structure_formula(atoms, lattice)
     if len(set(atoms.numbers)) == 1:
         return formula
-    symbol, number = space_group(atoms)
+    found = _symmetry(atoms)
+    n_primitive = len(set(found.mapping_to_primitive))
     x = float(atoms.get_array("occupation").mean())
-    trivial = _FCC_NAMES.get((len(atoms), round(x, 6), number)) if lattice.name == "fcc" else None
-    return f"{formula} {trivial or symbol}"
+    trivial = _FCC_NAMES.get((n_primitive, round(x, 6), found.number)) if lattice.name == "fcc" else None
+    return f"{formula} {trivial or found.international}"
 
 
 def pool_table(pool: Sequence[Atoms], lattice: ParentLattice) -> pd.DataFrame:
