@@ -260,6 +260,7 @@ def plot_fields(
     panels[0].set_xlim(0, 1)
     panels[0].set_xlabel(composition_label(species))
     panels[1].set_xlabel(delta_mu_label(species, unit_label(energy_unit)))
+    panels[1].locator_params(axis="x", nbins=6)  # their numbers are long
     panels[0].set_ylabel(f"temperature ({'K' if energy_unit == 'eV' else unit_label(energy_unit + '/k_B')})")
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), fontsize=6.5)
