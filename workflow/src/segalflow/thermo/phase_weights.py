@@ -19,8 +19,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
 
-from segalflow.artefacts import atomic_path, to_builtin
-from segalflow.errors import ArtefactError
+from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.samples import unpack_spins
 from segalflow.thermo.free_energy import FreeEnergy, describe_source
 from segalflow.thermo.order_parameters import SOLUTION, check_references, classify, order_waves, squared_order
@@ -202,14 +201,7 @@ def write_phase_weights(path: str | Path, weights: PhaseWeights) -> None:
             "energy_variance": (grid, known([c.energy_variance for c in curves]), {"units": "eV^2"}),
         }
         coordinates = {"temperature": first.temperature, "delta_mu": first.delta_mu}
-    flat = {
-        k: v if isinstance(v, str | int | float) else json.dumps(to_builtin(v), sort_keys=True)
-        for k, v in attributes.items()
-    }
-    with atomic_path(path) as temporary:
-        xr.Dataset(data, coordinates, flat).to_netcdf(
-            temporary, format="NETCDF4", engine="netcdf4", encoding={k: {"zlib": True, "complevel": 4} for k in data}
-        )
+    write_dataset(path, xr.Dataset(data, coordinates, attributes), packed=list(data))
 
 
 def read_phase_weights(path: str | Path) -> PhaseWeights:
@@ -218,17 +210,7 @@ def read_phase_weights(path: str | Path) -> PhaseWeights:
     Raises:
         ArtefactError: if the file is missing, damaged, or of another schema.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            found = opened.load()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: the file does not exist") from None
-    except Exception as error:  # the HDF5 layer raises many kinds on a damaged file
-        raise ArtefactError(
-            f"{path}: not a readable netCDF file ({error}); delete it and run again to have it remade"
-        ) from None
-    if found.attrs.get("schema") != SCHEMA:
-        raise ArtefactError(f"{path}: expected schema '{SCHEMA}', found {found.attrs.get('schema')!r}")
+    found = read_dataset(path, SCHEMA)
     attributes = {k: v for k, v in found.attrs.items() if k not in ("schema", "boltzmann", "phases", "stars")}
     attributes["species"] = json.loads(attributes["species"])
     names = json.loads(found.attrs["phases"])
