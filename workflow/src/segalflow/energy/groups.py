@@ -109,14 +109,30 @@ def distinct_coefficients(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Sums of equal ECIs in another order differ in the last bits: 11 significant digits decide equality.
     """
-    scale = 10.0 ** (10 - np.floor(np.log10(np.abs(values))))
-    _, kind = np.unique(np.round(values * scale) / scale, return_inverse=True)
-    kind = kind.ravel().astype(np.int32)
+    # A cell repeats few values many times: rounding looks at each once.
+    exact, kind = np.unique(values, return_inverse=True)
+    scale = 10.0 ** (10 - np.floor(np.log10(np.abs(exact))))
+    _, rounded = np.unique(np.round(exact * scale) / scale, return_inverse=True)
+    kind = rounded.ravel().astype(np.int32)[kind.ravel()]
     return np.bincount(kind, weights=values) / np.maximum(np.bincount(kind), 1), kind
 
 
 SITES_AT_ONCE = 256
 """Sites whose groups are made together: their monomials are the largest temporary arrays."""
+MONOMIALS_AT_ONCE = 100_000
+"""Monomials of an energy table that are packed together, for the same reason (more where one coefficient has more)."""
+
+
+def _some_kinds_at_once(kind: np.ndarray, n_kinds: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of monomials by coefficient, those of one coefficient together."""
+    by_kind = np.argsort(kind, kind="stable").astype(np.int32)
+    ends = np.cumsum(np.bincount(kind, minlength=n_kinds))
+    low = 0
+    while low < len(kind):
+        reached = np.searchsorted(ends, low + MONOMIALS_AT_ONCE, side="right")
+        high = int(ends[max(reached - 1, np.searchsorted(ends, low, side="right"))])
+        yield by_kind[low:high]
+        low = high
 
 
 def monomials_through(
@@ -133,7 +149,7 @@ def monomials_through(
         owner (number in `sites`), other sites (m, k - 1) and row in `members`, by row.
     """
     for low in range(0, len(sites), SITES_AT_ONCE):
-        number = np.full(n_sites, -1)
+        number = np.full(n_sites, -1, dtype=np.int32)
         number[sites[low : low + SITES_AT_ONCE]] = np.arange(low, min(low + SITES_AT_ONCE, len(sites)))
         owner = number[members]
         rows, columns = np.nonzero(owner >= 0)
@@ -181,6 +197,7 @@ def energy_groups(model: SpinPolynomial, pack: int) -> GroupTable:
     def monomials() -> Iterator[Monomials]:
         for members, values in zip(model.members, model.coefficients, strict=True):
             coefficients, kind = distinct_coefficients(values)
-            yield Monomials(np.zeros(len(values), dtype=np.int64), members, kind, coefficients)
+            for rows in _some_kinds_at_once(kind, len(coefficients)):
+                yield Monomials(np.zeros(len(rows), dtype=np.int64), members[rows], kind[rows], coefficients)
 
     return group_monomials(model.n_sites, 1, monomials(), pack)

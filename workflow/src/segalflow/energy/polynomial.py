@@ -235,14 +235,17 @@ class _Monomials:
     def polynomial(
         self, boltzmann: float, energy_unit: str, tiny: float, cell: Supercell | None = None
     ) -> SpinPolynomial:
-        """Merge equal monomials; those of at most `tiny` times the largest coefficient are dropped."""
+        """Merge equal monomials; those of at most `tiny` times the largest coefficient are dropped.
+
+        What was collected is let go order by order: it is the largest of all arrays made on the way to chains.
+        """
         members, coefficients = [], []
         for order in range(1, max(self.rows, default=1) + 1):
-            rows = np.concatenate(self.rows.get(order) or [np.zeros((0, order), np.int32)])
-            unique, inverse = _unique_rows(rows, self.n_sites)
-            values = np.concatenate(self.values.get(order) or [np.zeros(0)])
-            members.append(unique)
-            coefficients.append(np.bincount(inverse, weights=values, minlength=len(unique)))
+            rows = np.concatenate(self.rows.pop(order, None) or [np.zeros((0, order), np.int32)])
+            rows, inverse = _unique_rows(rows, self.n_sites)
+            values = np.concatenate(self.values.pop(order, None) or [np.zeros(0)])
+            members.append(rows)
+            coefficients.append(np.bincount(inverse, weights=values, minlength=len(rows)))
         largest = max((float(np.abs(c).max()) for c in coefficients if len(c)), default=0.0)
         kept = [np.abs(c) > tiny * largest for c in coefficients]
         return SpinPolynomial(
