@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.gaps import Gap, find_gaps, number_lines, temperature_errors
 from segalflow.phases.grid import Findings, half_steps, read_settings
+from segalflow.phases.resolution import say_few_points, temperature_unit
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "equal_weight"
@@ -137,6 +138,8 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
             )
             continue
         below, above = float(free.temperature[last]), float(free.temperature[last + 1])
+        name, unit = f"Line {line} (x {left:.3f} to {right:.3f})", temperature_unit(free.attributes)
+        findings.notes += say_few_points(name, len(members), above - below, "temperature", unit)
         middle, width = (left + right) / 2, (right - left) / float(np.sqrt(12))
         top = BoundaryPoint(
             CRITERION, point.method, point.cell, line, "gap_top", (below + above) / 2, below, above, mu,
