@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from segalflow.phases.leading import CONVEXITY
 from segalflow.reporting.page import METHOD_NAMES, Section, Table, formatted, text_or_empty
 
 
@@ -47,9 +48,10 @@ def describe_invariants(table: pd.DataFrame, cuts: Sequence[str], notes: Sequenc
         notes: sentences on where there is no boundary, and what lies outside the window.
     """
     section = Section("Invariant points", warnings=list(cuts))
-    kinds = {"eutectoid": "three-phase", "peritectoid": "three-phase"}
+    kinds = {"eutectoid": "three-phase", "peritectoid": "three-phase", "order_disorder": "order-disorder top"}
     counts = table["kind"].map(lambda kind: kinds.get(kind, kind)).value_counts()
-    parts = [f"{kind} {counts[kind]}" for kind in ("three-phase", "congruent", "critical") if kind in counts]
+    order = ("three-phase", "congruent", "order-disorder top", "critical")
+    parts = [f"{kind} {counts[kind]}" for kind in order if kind in counts]
     section.sentences.append(
         f"Points found over all criteria and methods: {', '.join(parts)}."
         if parts
@@ -69,10 +71,38 @@ def describe_invariants(table: pd.DataFrame, cuts: Sequence[str], notes: Sequenc
     if rows:
         columns = ["kind, criterion, lines and method", "phases", "temperature (interval)", "x", "delta_mu", "note"]
         section.tables.append(Table("Invariant points of the diagram", columns, rows))
+    section.sentences.extend(_disputed_tops(table))
     section.sentences.extend(notes)
     return section
 
 
+def _disputed_tops(table: pd.DataFrame) -> list[str]:
+    """Sentences on critical points at which criteria disagree: that of the common tangent leads."""
+    critical = table[table["kind"] == "critical"]
+    sentences = []
+    for _, lead in critical[critical["criterion"] == CONVEXITY].iterrows():
+        others = critical[
+            (critical["cell"] == lead["cell"])
+            & (critical["method"] == lead["method"])
+            & (critical["criterion"] != CONVEXITY)
+            & ((critical["x"] - lead["x"]).abs() <= SAME_TOP)
+        ]
+        apart = others[
+            (others["temperature_low"] > lead["temperature_high"])
+            | (others["temperature_high"] < lead["temperature_low"])
+        ]
+        if len(apart):
+            said = ", ".join(f"{r['temperature']:.4g} by {r['criterion']}" for _, r in apart.iterrows())
+            sentences.append(
+                f"Top of the gap at x = {lead['x']:.3f} ({lead['method']}, {lead['cell']}): {lead['temperature']:.4g} "
+                f"({lead['temperature_low']:.4g}–{lead['temperature_high']:.4g}) by {CONVEXITY}, which leads, against "
+                f"{said}; jumps and peaks of a finite cell fade before its gap closes."
+            )
+    return sentences
+
+
+SAME_TOP = 0.1
+"""Largest distance in x of two tops of one gap."""
 WITHIN = 1.96
 """Errors within which 95 % of calibrated differences lie."""
 
