@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.plotting.phase_diagram import criterion_look, draw_measured
 from segalflow.plotting.phases import phase_colours
@@ -52,7 +52,7 @@ COLUMNS = [
     "delta_mu_sampling",
     "delta_mu_model",
 ]
-LEVEL = float(norm.ppf(0.975))
+LEVEL = float(ndtri(0.975))
 
 
 def choose_source(boundaries: pd.DataFrame, methods: Sequence[str] = ("snis",)) -> tuple[str, str] | None:
