@@ -320,6 +320,33 @@ rule plot_costs:
         "../../scripts/plot_costs.py"
 
 
+rule plot_finite_size:
+    input:
+        table="results/{study}/phases/finite_size.csv",
+    output:
+        sizes=report(
+            "results/{study}/figures/finite_size.svg",
+            caption="../report/finite_size.rst",
+            category="4 Phase boundaries",
+            labels={"figure": "finite-size series", "cell": "all"},
+        ),
+        beside=multiext("results/{study}/figures/finite_size", ".png", ".pdf", ".csv"),
+    log:
+        "logs/{study}/plot_finite_size.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_finite_size.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_finite_size.py"),
+    script:
+        "../../scripts/plot_finite_size.py"
+
+
 rule plot_comparison:
     input:
         comparison="results/{study}/comparison.csv",
@@ -609,6 +636,7 @@ rule write_summary:
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
         solutions=expand("{solution}.json", solution=SOLUTIONS),
+        sizes=SIZES,
     output:
         page=report(
             "results/{study}/summary.html",
@@ -658,4 +686,5 @@ FIGURES = [
     results("phases/diagram.html"),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
+    *([results("figures/finite_size.svg")] if SIZES else []),
 ]
