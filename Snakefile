@@ -84,6 +84,7 @@ rule ensembles:
 rule finite_size:
     input:
         results("phases/finite_size.csv"),
+        results("figures/finite_size.svg"),
 
 
 rule boundaries:

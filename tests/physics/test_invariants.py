@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from model_alloys import critical_temperature, mean_field_log_weight
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table, merge_boundaries, normal_interval
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.invariants import COLUMNS, find_cuts, find_empty, find_invariants
+from segalflow.phases.leading import leading_criterion
 from segalflow.reporting.boundaries import describe_invariants
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.units import BOLTZMANN_EV_PER_K as KB
@@ -118,6 +121,99 @@ def test_gaps_that_close_at_one_composition_are_congruent_and_others_critical() 
     assert table.loc["congruent", "temperature"] == 502.5
     assert table.loc["critical", "boundaries"] == "2"
     assert len(table) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "order"),
+    [
+        (("solid solution", "solid solution"), "critical", "continuous"),
+        (("Ag", "Pd"), "critical", "continuous"),
+        (("Ag", "solid solution"), "critical", "continuous"),
+        (("CuAu L1_0", "CuAu L1_0"), "critical", "continuous"),
+        (("solid solution", "Cu3Au L1_2"), "order_disorder", "first"),
+        (("CuAu L1_0", "Cu"), "order_disorder", "first"),
+        (("Cu3Au L1_2", "CuAu L1_0"), "order_disorder", "first"),
+        (("", ""), "critical", "continuous"),
+    ],
+)
+def test_phases_below_a_top_tell_what_it_is(names, kind, order) -> None:
+    """A gap that narrows to x = 0.3; another criterion has its top only."""
+    rows = [point(k, 0.01, 0.1 + (k - 340) / 1e3, 0.5 - (k - 340) / 1e3, 0, names=names) for k in (340.0, 400.0, 420.0)]
+    ends = {"kind": "gap_top", "temperature_low": 420, "temperature_high": 440}
+    rows += [point(430, 0.01, 0.3, 0.3, 0, **ends), point(435, 0.01, 0.3, 0.3, 0, criterion="critical_point", **ends)]
+    # An unlike field far below, or beside, says nothing.
+    rows += [point(340, 0.01, 0.0, 0.6, 1, criterion="hysteresis", names=("solid solution", "Cu3Au L1_2"))]
+    rows += [point(420, 0.01, 0.6, 0.9, 2, criterion="hysteresis", names=("solid solution", "Cu3Au L1_2"))]
+    table = find_invariants(boundary_table(rows)).set_index("criterion").loc[["equal_weight", "critical_point"]]
+    assert table["kind"].tolist() == [kind, kind]
+    assert table["order"].tolist() == [order, order]
+    said = "phases named by other criteria" if names[0] else "no criterion names the phases below"
+    assert said in table.loc["critical_point", "note"]
+    assert table["phases"].nunique() == 1
+
+
+def test_the_order_of_an_order_disorder_line_is_that_of_its_points() -> None:
+    mu = np.linspace(-0.1, 0.06, 17)
+    for note, order in (("equal weight of both phases", "first"), ("continuous: one cell", "continuous"), ("", "")):
+        rows = [
+            replace(point(500 - 2e4 * (m + 0.021) ** 2, m, 0.2 + m, 0.3 + m, 0, 0.01, "transition", "order_parameter"),
+                    note=note)
+            for m in mu
+        ]  # fmt: skip
+        rows = [replace(r, temperature_low=r.temperature - 2, temperature_high=r.temperature + 2) for r in rows]
+        (found,) = find_invariants(boundary_table(rows)).itertuples()
+        assert (found.kind, found.order) == ("congruent", order)
+
+
+def test_equal_weights_leave_a_top_without_two_peaks_to_the_common_tangent_which_leads() -> None:
+    """In 64 sites the peaks merge 100 K below the critical point, where f is still concave."""
+    omega = 2 * KB * 580.0
+    temperature = np.arange(300.0, 641.0, 20.0)
+    exact = mean_field_log_weight(64, omega, temperature)
+    free = FreeEnergy(
+        temperature, np.linspace(-0.1, 0.1, 9), exact, np.repeat(exact[None], 30, axis=0), None, None, KB,
+        {"method": "snis", "cell": "main", "species": ["A", "B"]},
+    )  # fmt: skip
+    weights, _ = find_boundaries("equal_weight", [free])
+    (top,) = weights[weights["kind"] == "gap_top"].itertuples()
+    assert top.temperature_low < 520
+    assert top.temperature_high == 580
+    assert "too low to part the peaks from" in top.note
+    cut, notes = find_boundaries("equal_weight", [free.at(temperature[temperature < 550])])
+    assert set(cut["kind"]) == {"two_phase"}
+    assert any("with a barrier too low to part two peaks" in note for note in notes)
+    tangents, _ = find_boundaries("common_tangent", [free])
+    merged = merge_boundaries([weights, tangents])
+    table = find_invariants(merged).set_index("criterion")
+    assert table["kind"].tolist() == ["critical", "critical"]
+    found = table.loc["common_tangent"]
+    assert found.temperature == pytest.approx(580, abs=3)
+    ranking = ("equal_weight", "common_tangent")
+    assert leading_criterion(merged, ranking) == "common_tangent"
+    # Where both see the same temperatures the ranking stands, and so it does for phases of different order.
+    same = merged[merged["temperature"] <= top.temperature_low]
+    assert leading_criterion(same, ranking) == "equal_weight"
+    ordered = merged.assign(left_phase="Cu3Au L1_2", right_phase="solid solution")
+    assert leading_criterion(ordered, ranking) == "equal_weight"
+    assert leading_criterion(merged.iloc[:0], ranking) is None
+    # The summary says which top leads.
+    bracket = point(425, 0.0, 0.5, 0.5, 0, kind="gap_top", criterion="composition_jump",
+                    temperature_low=415, temperature_high=435)  # fmt: skip
+    section = describe_invariants(find_invariants(merge_boundaries([merged, boundary_table([bracket])])), [], [])
+    assert any("by common_tangent, which leads, against 425 by composition_jump" in s for s in section.sentences)
+
+
+def test_a_barrier_within_its_error_makes_no_two_peaks() -> None:
+    omega, temperature = 2 * KB * 580.0, np.array([300.0, 340.0, 380.0])
+    exact = mean_field_log_weight(64, omega, temperature)
+    hump = 12.0 * np.random.default_rng(0).standard_normal((30, 1, 1)) * np.sin(np.pi * np.linspace(0, 1, 65)) ** 4
+    for replicates, kinds in ((np.repeat(exact[None], 30, axis=0), {"two_phase"}), (exact + hump, set())):
+        free = FreeEnergy(
+            temperature, np.linspace(-0.1, 0.1, 9), exact, replicates, None, None, KB,
+            {"method": "snis", "cell": "main", "species": ["A", "B"]},
+        )  # fmt: skip
+        frame, _ = find_boundaries("equal_weight", [free], {"n_sigma": 0.5})
+        assert set(frame.loc[frame["temperature"] == 380.0, "kind"]) == kinds
 
 
 def test_the_top_of_a_regular_solution_is_its_critical_point() -> None:

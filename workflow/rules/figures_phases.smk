@@ -1,3 +1,30 @@
+rule plot_finite_size:
+    input:
+        table="results/{study}/phases/finite_size.csv",
+    output:
+        sizes=report(
+            "results/{study}/figures/finite_size.svg",
+            caption="../report/finite_size.rst",
+            category="4 Phase boundaries",
+            labels={"figure": "finite-size series", "cell": "all"},
+        ),
+        beside=multiext("results/{study}/figures/finite_size", ".png", ".pdf", ".csv"),
+    log:
+        "logs/{study}/plot_finite_size.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_finite_size.tsv"
+    conda:
+        "../../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("plot_finite_size.py"),
+    script:
+        "../../scripts/plot_finite_size.py"
+
+
 rule plot_phase_diagram:
     input:
         boundaries="results/{study}/phases/boundaries.csv",

@@ -57,6 +57,7 @@ rule write_summary:
         consistency="results/{study}/phases/consistency.csv",
         consistency_notes="results/{study}/phases/consistency.json",
         solutions=expand("{solution}.json", solution=SOLUTIONS),
+        sizes=SIZES,
     output:
         page=report(
             "results/{study}/summary.html",
@@ -106,4 +107,5 @@ FIGURES = [
     results("phases/diagram.html"),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
+    *([results("figures/finite_size.svg")] if SIZES else []),
 ]

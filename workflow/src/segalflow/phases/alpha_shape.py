@@ -25,6 +25,7 @@ import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.grid import Findings, Grid, read_grid, read_settings, track_lines
+from segalflow.phases.resolution import say_few_points, say_hidden_jumps
 from segalflow.thermo.jumps import Jump
 
 CRITERION = "alpha_shape"
@@ -109,6 +110,7 @@ def find_alpha_shape(table: xr.Dataset, *, settings: Mapping[str, Any]) -> Findi
     gap = float(options["minimum_gap"])
     unit = gap / np.sqrt(max((2 / options["alpha"]) ** 2 - 1, 1e-12))
     jumps = [grid.jumps(t, options, gap) for t in range(len(grid.temperature))]
+    findings.notes += say_hidden_jumps(grid, jumps, options, gap)
     filled = [_filled_row(grid, t, jumps[t], unit) for t in range(len(grid.temperature))]
     points = np.concatenate([np.column_stack([x / unit, np.full(len(x), float(t))]) for t, x in enumerate(filled)])
     region = covered_region(points, options["alpha"])
@@ -218,9 +220,11 @@ def _describe_field(
         )
         return
     below, above = float(grid.temperature[last]), float(grid.temperature[last + 1])
+    name = f"Field {line} (x {left:.3f} to {right:.3f})"
+    findings.notes += say_few_points(name, len(members), above - below, "temperature", grid.temperature_unit)
     if not grid.closed(last + 1, left, right, options["ratio"]):
         findings.notes.append(
-            f"Field {line} (x {left:.3f} to {right:.3f}): at {above:g} the composition still leaps there in a step "
+            f"{name}: at {above:g} the composition still leaps there in a step "
             "that is no clean jump (steps of delta_mu too wide, or unreliable conditions), so its top is not known."
         )
         return

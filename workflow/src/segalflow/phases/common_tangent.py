@@ -24,6 +24,7 @@ from segalflow.phases.gaps import (
     temperature_errors,
 )
 from segalflow.phases.grid import Findings, half_steps, read_settings
+from segalflow.phases.resolution import say_few_points, temperature_unit
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "common_tangent"
@@ -234,6 +235,10 @@ def _describe(
         )
         return
     below, above = float(free.temperature[last]), float(free.temperature[last + 1])
+    name = f"Line {line} (x {x[-1, 0]:.3f} to {x[-1, 1]:.3f})"
+    findings.notes += say_few_points(
+        name, len(members), above - below, "temperature", temperature_unit(free.attributes)
+    )
     found = gap_top(free, last, gap) if all(tangent.smooth) else None
     if found is None:
         middle, error = (below + above) / 2, None

@@ -16,6 +16,7 @@ import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.grid import Findings, read_grid, read_settings, track_lines
+from segalflow.phases.resolution import say_few_points, say_hidden_jumps
 
 CRITERION = "composition_difference"
 
@@ -65,6 +66,9 @@ def find_composition_differences(table: xr.Dataset, *, settings: Mapping[str, An
         )
         return findings
     rows: list[list[tuple[int, int]]] = []
+    jumps = [grid.jumps(t, options, float(options["minimum_jump"])) for t in range(len(grid.temperature))]
+    if options["ratio"] > 0:
+        findings.notes += say_hidden_jumps(grid, jumps, options, float(options["minimum_jump"]))
     for t in range(len(grid.temperature)):
         x = grid.x[t]
         usable = grid.usable[t] & (x > options["x_low"]) & (x < options["x_high"])
@@ -72,8 +76,7 @@ def find_composition_differences(table: xr.Dataset, *, settings: Mapping[str, An
         i, j = np.unravel_index(int(np.argmax(difference)), difference.shape)
         counts = np.isfinite(difference[i, j])
         if options["ratio"] > 0:
-            found = grid.jumps(t, options, float(options["minimum_jump"]))
-            counts = counts and any(jump.start < j and jump.stop > i for jump in found)
+            counts = counts and any(jump.start < j and jump.stop > i for jump in jumps[t])
         rows.append([(int(i), int(j))] if counts else [])
     spans = [[(float(grid.x[t, i]), float(grid.x[t, j])) for i, j in row] for t, row in enumerate(rows)]
     numbers = track_lines(spans, options["overlap"])
@@ -91,6 +94,7 @@ def find_composition_differences(table: xr.Dataset, *, settings: Mapping[str, An
             findings.notes.append(f"Line {line} reaches the highest temperature: its top is cut off by the window.")
             continue
         low, high = float(grid.temperature[last]), float(grid.temperature[last + 1])
+        findings.notes += say_few_points(f"Line {line}", len(members), high - low, "temperature", grid.temperature_unit)
         findings.points.append(_point(grid, last, rows[last][0], line, "gap_top", (low + high) / 2, low, high, options))
     if not findings.points:
         findings.notes.append(

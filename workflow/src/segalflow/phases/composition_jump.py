@@ -16,6 +16,7 @@ import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.grid import Findings, Grid, read_grid, read_settings, track_lines
+from segalflow.phases.resolution import say_few_points, say_hidden_jumps
 from segalflow.thermo.jumps import Jump
 
 CRITERION = "composition_jump"
@@ -106,8 +107,9 @@ def find_composition_jumps(table: xr.Dataset, *, settings: Mapping[str, Any]) ->
     grid = read_grid(table)
     findings = Findings(notes=grid.skipped())
     rows: list[list[Jump]] = []
-    for t, temperature in enumerate(grid.temperature):
-        jumps = grid.jumps(t, options, options["minimum_jump"])
+    every = [grid.jumps(t, options, options["minimum_jump"]) for t in range(len(grid.temperature))]
+    findings.notes += say_hidden_jumps(grid, every, options, options["minimum_jump"])
+    for t, (temperature, jumps) in enumerate(zip(grid.temperature, every, strict=True)):
         first = grid.sampled[t] & ~grid.added[t]
         wide = [j for j in jumps if first[j.start + 1 : j.stop + 1].sum() > options["max_bracket"]]
         for jump in wide:
@@ -182,6 +184,8 @@ def _describe_line(
         findings.notes.append(f"{name} reaches the highest temperature of the grid: its top is cut off by the window.")
         return
     upper = float(grid.temperature[last_row + 1])
+    step = upper - float(temperature[-1])
+    findings.notes += say_few_points(name, len(members), step, "temperature", grid.temperature_unit)
     if not grid.closed(last_row + 1, left, right, options["ratio"]):
         findings.notes.append(
             f"{name}: at {upper:g} the composition still leaps there in a step that is no clean jump (steps of "

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.gaps import Gap, find_gaps, number_lines, temperature_errors
 from segalflow.phases.grid import Findings, half_steps, read_settings
+from segalflow.phases.resolution import say_few_points, temperature_unit
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "equal_weight"
@@ -33,8 +33,12 @@ DEFAULTS: dict[str, Any] = {
 
 OVERLAPPING = "peaks overlap"
 """Said of points whose error is mostly from where the peaks are parted."""
+MERGED = "the barrier is too low to part the peaks"
+"""Said of tops below which that is so for some temperatures."""
 VISIBLE = 1e-3
 """Errors of x from it below this are not said."""
+SURE = 2.0
+"""Standard errors of a barrier that it must exceed: peaks without one are not two."""
 PARTING = 10
 """Where peaks are parted is uncertain by the gap's width over this: an error that counts where they overlap."""
 
@@ -56,9 +60,12 @@ def balance_peaks(log_weight: np.ndarray, gap: Gap, bounds: tuple[int, int], slo
         total = np.empty((2, len(log_weight)))
         for side, mask in enumerate(sides):
             tilted = log_weight[:, mask] + slopes[:, None] * n[mask]
-            total[side] = logsumexp(tilted, axis=1)
-            with np.errstate(invalid="ignore"):  # a replicate may hold no sample of a phase
-                means[side] = np.exp(tilted - total[side][:, None]) @ n[mask]
+            largest = tilted.max(axis=1)
+            with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may hold no sample of a phase
+                weight = np.exp(tilted - largest[:, None])
+                sums = weight.sum(axis=1)
+                total[side] = largest + np.log(sums)
+                means[side] = weight @ n[mask] / sums
         # The difference of the logarithms rises with slope by the distance of the means.
         with np.errstate(invalid="ignore"):
             change = (total[0] - total[1]) / np.maximum(means[1] - means[0], 0.5)
@@ -78,15 +85,19 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
 
     Returns:
         A ``two_phase`` point at every temperature of every line, with errors from the replicates and from where the
-        peaks are parted, and a ``gap_top`` between the last temperature with two peaks and the next without.
+        peaks are parted, and a ``gap_top`` between the last temperature with two peaks and the first at which f has no
+        gap there any more: close to a critical point its barrier becomes too low to part two peaks before it closes.
 
     Raises:
         BoundaryError: for a wrong setting.
     """
     options = read_settings(CRITERION, settings, DEFAULTS)
     findings = Findings()
-    rows = find_gaps(free, options, findings)
-    rows = [[g for g in row if g.barrier >= options["minimum_barrier"]] for row in rows]
+    gaps = find_gaps(free, options, findings)
+    rows = [
+        [g for g in row if g.barrier >= max(options["minimum_barrier"], SURE * _barrier_stderr(free, t, g))]
+        for t, row in enumerate(gaps)
+    ]
     if not any(rows) and "refused" not in free.attributes:
         findings.notes.append("No composition histogram of this window has two peaks: no two-phase field.")
     confidence = float(options["confidence"])
@@ -137,14 +148,41 @@ def find_equal_weights(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Find
             )
             continue
         below, above = float(free.temperature[last]), float(free.temperature[last + 1])
+        name, unit = f"Line {line} (x {left:.3f} to {right:.3f})", temperature_unit(free.attributes)
+        # Peaks merge before the gap closes: its top lies below the first temperature without it.
+        ended = rows[last][members[-1][1]]
+        still = [
+            any(g.left < ended.right and g.right > ended.left for g in gaps[t]) for t in range(last + 1, len(gaps))
+        ]
+        if all(still):
+            findings.notes.append(
+                f"{name}: up to the highest temperature of the grid the free energy still has this gap, with a barrier "
+                f"too low to part two peaks ({options['minimum_barrier']:g} kT, or its error): its top is not told."
+            )
+            continue
+        merged = still.index(False)
+        findings.notes += say_few_points(name, len(members), above - below, "temperature", unit)
+        # The shallowest gap is missed: where peaks have merged before, the top may lie a step higher.
+        closed = float(free.temperature[min(last + 1 + merged + (merged > 0), len(free.temperature) - 1)])
         middle, width = (left + right) / 2, (right - left) / float(np.sqrt(12))
+        note = "between the last temperature with two peaks and the next without"
+        if merged:
+            note += f" a gap: {MERGED} from {above:g} {unit} on"
         top = BoundaryPoint(
-            CRITERION, point.method, point.cell, line, "gap_top", (below + above) / 2, below, above, mu,
+            CRITERION, point.method, point.cell, line, "gap_top", (below + closed) / 2, below, closed, mu,
             point.delta_mu_low, point.delta_mu_high, middle, middle, width, width, confidence=confidence,
-            note="between the last temperature with two peaks and the next without",
+            note=note,
         )  # fmt: skip
         findings.points.append(top)
     return findings
+
+
+def _barrier_stderr(free: FreeEnergy, t: int, gap: Gap) -> float:
+    """Standard error of a gap's barrier over the replicates, kT of the cell; 0 where there are none or no samples."""
+    part = (gap.divider - gap.left) / (gap.right - gap.left)
+    log_weight = free.replicates[:, t][:, [gap.left, gap.divider, gap.right]]
+    draws = log_weight @ np.array([1 - part, -1.0, part]) if np.isfinite(log_weight).all() else np.zeros(0)
+    return float(draws.std(ddof=1)) if len(draws) > 1 else 0.0
 
 
 def _stderr(draws: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Invariant temperatures of cells of several sizes, extrapolated to the infinite crystal.
 
-At a transition of first order a periodic cell of N sites shifts the temperature by a / N (Borgs & Kotecky, J. Stat.
-Phys. 61, 79, 1990), at a critical point by a N^(-1/(d nu)), with 1/(d nu) = 0.529 in the three-dimensional Ising class
-(nu = 0.630; Ferrenberg, Xu & Landau, Phys. Rev. E 97, 043301, 2018) and 1/2 in the two-dimensional one. With two sizes
-the line goes through both, and nothing tells how far it is off: half of the step from the largest cell counts as an
-error too.
+At a transition of first order (also at the top of a field between phases of different order) a periodic cell of N sites
+shifts the temperature by a / N (Borgs & Kotecky, J. Stat. Phys. 61, 79, 1990); at a continuous one (the critical point
+of a plain miscibility gap, a continuous order-disorder line) by a N^(-1/(d nu)), with 1/(d nu) = 0.529 in the
+three-dimensional Ising class (nu = 0.630; Ferrenberg, Xu & Landau, Phys. Rev. E 97, 043301, 2018) and 1/2 in the
+two-dimensional one. With two sizes the line goes through both, and nothing tells how far it is off: half of the step
+from the largest cell counts as an error too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ COLUMNS = (
     "method",
     "criterion",
     "kind",
+    "order",
     "phases",
     "x",
     "cells",
+    "sizes",
+    "temperatures",
+    "temperature_stderrs",
     "exponent",
     "temperature",
     "temperature_stderr",
@@ -34,14 +39,16 @@ COLUMNS = (
 )
 EXPONENTS = {3: 0.529, 2: 0.5}
 """1/(d nu) of the Ising class by dimension."""
+TOPS = ("congruent", "order_disorder", "critical")
+"""Kinds of points that may be one and the same in cells that resolve it differently."""
 APART = 0.15
 """Largest distance in x of one point in two cells."""
 
 
-def extrapolate(
+def fit_sizes(
     n_sites: np.ndarray, values: np.ndarray, stderr: np.ndarray, exponent: float = 1.0
-) -> tuple[float, float, float]:
-    """Return the value at infinite size, its standard error, and chi^2, by least squares in ``n_sites^-exponent``.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fit ``a + b n_sites^-exponent`` by least squares.
 
     Args:
         n_sites: numbers of sites, all different, at least two, shape (n,).
@@ -49,8 +56,9 @@ def extrapolate(
         exponent: see above.
 
     Returns:
-        Errors are scaled by the misfit where three sizes or more scatter beyond them; with two sizes half of the step
-        from the larger cell to the estimate is added.
+        (a, b), their covariance (2, 2), scaled by the misfit where three sizes or more scatter beyond their errors, and
+        chi^2. With two sizes half of the step from the larger cell to infinite size is added: fully at infinite size,
+        nothing at the larger cell.
 
     Raises:
         ValueError: with fewer than two sizes.
@@ -64,26 +72,45 @@ def extrapolate(
     solve = np.linalg.pinv(powers)
     found = solve @ (values / error)
     chi2 = float(np.sum((values / error - powers @ found) ** 2))
-    variance = float(solve[0] @ solve[0])
+    covariance = solve @ solve.T
     free = len(values) - 2
     if free > 0:
-        variance *= max(chi2 / free, 1.0)
+        covariance *= max(chi2 / free, 1.0)
     else:
-        variance += ((found[0] - values[np.argmax(n_sites)]) / 2) ** 2
-    return float(found[0]), float(np.sqrt(variance)), chi2
+        step = (found[0] - values[np.argmax(n_sites)]) / 2
+        away = np.array([1.0, -float(n_sites.max() ** exponent)])
+        covariance = covariance + step**2 * np.outer(away, away)
+    return found, covariance, chi2
+
+
+def extrapolate(
+    n_sites: np.ndarray, values: np.ndarray, stderr: np.ndarray, exponent: float = 1.0
+) -> tuple[float, float, float]:
+    """Return the value at infinite size, its standard error, and chi^2 of `fit_sizes`, whose arguments these are.
+
+    Raises:
+        ValueError: with fewer than two sizes.
+    """
+    found, covariance, chi2 = fit_sizes(n_sites, values, stderr, exponent)
+    return float(found[0]), float(np.sqrt(covariance[0, 0])), chi2
 
 
 def _series(points: pd.DataFrame) -> list[pd.DataFrame]:
-    """Points of different cells that are the same one: the nearest in x in every cell, from the largest cell down."""
+    """Points of different cells that are the same one: the nearest in x in every cell, from the largest cell down.
+
+    Of several kinds in reach that of the largest cell is taken first.
+    """
     sizes = sorted(points["n_sites"].unique(), reverse=True)
     found = []
-    for _, first in points[points["n_sites"] == sizes[0]].sort_values("x").iterrows():
+    for _, first in points[points["n_sites"] == sizes[0]].sort_values(["kind", "x"]).iterrows():
         members = [first]
         for size in sizes[1:]:
             others = points[points["n_sites"] == size]
             away = (others["x"] - first["x"]).abs()
-            if len(others) and away.min() <= APART:
-                members.append(others.loc[away.idxmin()])
+            near = away[away <= APART]
+            if len(near):
+                alike = near[others.loc[near.index, "kind"] == first["kind"]]
+                members.append(others.loc[(alike if len(alike) else near).idxmin()])
         if len(members) > 1:
             found.append(pd.DataFrame(members))
     return found
@@ -99,44 +126,59 @@ def finite_size_series(
         cells: by name, ``n_sites``, ``expansion`` and ``dimensions`` (2 or 3) of the cells.
 
     Returns:
-        A table with the columns `COLUMNS` and sentences on what cannot be extrapolated.
+        A table with the columns `COLUMNS` (``cells``, ``sizes``, ``temperatures`` and ``temperature_stderrs`` hold
+        those of all cells from the smallest up, separated by blanks) and sentences on what cannot be extrapolated. What
+        a point is, is for the largest cell to say.
     """
     known = invariants[invariants["cell"].isin(cells)].copy()
     for name in ("n_sites", "expansion", "dimensions"):
         known[name] = [cells[cell][name] for cell in known["cell"]]
     rows, notes = [], []
-    for (expansion, method, criterion, kind), points in known.groupby(
-        ["expansion", "method", "criterion", "kind"], sort=True
+    known["family"] = known["kind"].map(lambda kind: "top" if kind in TOPS else kind)
+    for (expansion, method, criterion, _), points in known.groupby(
+        ["expansion", "method", "criterion", "family"], sort=True
     ):
         # Of two cells of one size the first is taken.
         points = points[points["cell"].isin(points.drop_duplicates("n_sites")["cell"])]
         if points["n_sites"].nunique() < 2:
-            notes.append(f"{kind} of {criterion}, {method} ({expansion}): seen in one size only.")
+            notes += [
+                f"{kind} of {criterion}, {method} ({expansion}): seen in one size only."
+                for kind in sorted(set(points["kind"]))
+            ]
             continue
-        for members in _series(points):
-            exponent = EXPONENTS.get(int(members["dimensions"].iloc[0]), 0.529) if kind == "critical" else 1.0
-            value, error, chi2 = extrapolate(
-                members["n_sites"].to_numpy(), members["temperature"].to_numpy(),
-                members["temperature_stderr"].to_numpy(), exponent,
-            )  # fmt: skip
-            ordered = members.sort_values("n_sites")
-            rows.append(
-                {
-                    "expansion": expansion,
-                    "method": method,
-                    "criterion": criterion,
-                    "kind": kind,
-                    "phases": members["phases"].iloc[0],
-                    "x": float(members["x"].iloc[0]),
-                    "cells": " ".join(ordered["cell"]),
-                    "exponent": exponent,
-                    "temperature": value,
-                    "temperature_stderr": error,
-                    "chi2": chi2,
-                    "degrees_of_freedom": len(members) - 2,
-                    "largest_cell": ordered["cell"].iloc[-1],
-                    "largest_cell_temperature": float(ordered["temperature"].iloc[-1]),
-                    "note": "two sizes: half of the last step is in the error" if len(members) == 2 else "",
-                }
-            )
+        rows += [
+            {"expansion": expansion, "method": method, "criterion": criterion, **_row(members)}
+            for members in _series(points)
+        ]
     return pd.DataFrame(rows, columns=list(COLUMNS)), notes
+
+
+def _row(members: pd.DataFrame) -> dict[str, Any]:
+    """The extrapolation of one point, of its members in all cells, the largest first."""
+    largest = members.iloc[0]
+    continuous = largest["order"] == "continuous"
+    exponent = EXPONENTS.get(int(largest["dimensions"]), EXPONENTS[3]) if continuous else 1.0
+    ordered = members.sort_values("n_sites")
+    sizes, values, errors = (ordered[name].to_numpy(float) for name in ("n_sites", "temperature", "temperature_stderr"))
+    value, error, chi2 = extrapolate(sizes, values, errors, exponent)
+    notes = ["two sizes: half of the last step is in the error"] if len(members) == 2 else []
+    others = sorted(set(members["kind"]) - {largest["kind"]})
+    notes += [f"taken for {' and '.join(others)} in smaller cells"] if others else []
+    return {
+        "kind": largest["kind"],
+        "order": largest["order"],
+        "phases": largest["phases"],
+        "x": float(largest["x"]),
+        "cells": " ".join(ordered["cell"]),
+        "sizes": " ".join(f"{n:.0f}" for n in sizes),
+        "temperatures": " ".join(f"{t:.6g}" for t in values),
+        "temperature_stderrs": " ".join(f"{e:.4g}" for e in errors),
+        "exponent": exponent,
+        "temperature": value,
+        "temperature_stderr": error,
+        "chi2": chi2,
+        "degrees_of_freedom": len(members) - 2,
+        "largest_cell": largest["cell"],
+        "largest_cell_temperature": float(largest["temperature"]),
+        "note": "; ".join(notes),
+    }

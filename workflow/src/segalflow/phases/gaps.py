@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from segalflow.phases.grid import Findings, track_lines
+from segalflow.phases.resolution import say_coarse
 from segalflow.thermo.free_energy import FreeEnergy
 
 NOISE_FLOOR = 0.02
@@ -119,12 +120,8 @@ def find_gaps(free: FreeEnergy, options: Mapping[str, Any], findings: Findings) 
             f"{free.delta_mu[-1]:g} eV) and were left out: the window cuts a phase off."
         )
     if coarse:
-        (worst, step) = min(coarse.items(), key=lambda item: item[1])
-        findings.notes.append(
-            f"The grid is too coarse at {len(coarse)} temperatures: samples of neighbouring chemical potentials do not "
-            f"overlap inside one phase; at {worst:g} a step of {step:.2g} eV would do (now "
-            f"{float(np.max(np.diff(free.delta_mu))):.2g} eV)."
-        )
+        why = "samples of neighbouring chemical potentials do not overlap inside one phase"
+        findings.notes += say_coarse(coarse, float(np.max(np.diff(free.delta_mu))), why)
     return rows
 
 

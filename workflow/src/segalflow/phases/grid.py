@@ -143,7 +143,7 @@ def read_grid(table: xr.Dataset) -> Grid:
     if n_t < 3 or n_mu < 3:
         raise BoundaryError(
             f"table of '{method}' on cell '{cell}': {n_t} temperatures x {n_mu} chemical potentials are too few to "
-            "bracket a phase boundary, expected at least 3 of each (grid.temperature, grid.delta_mu)"
+            f"bracket a phase boundary, expected at least 3 of each (grid.temperature, grid.delta_mu){_enough(table)}"
         )
     if table.sizes["species"] != 2:
         raise BoundaryError(f"table of '{method}' on cell '{cell}': boundaries are read from binary tables only")
@@ -166,6 +166,16 @@ def read_grid(table: xr.Dataset) -> Grid:
         site_count(table),
         str(table["temperature"].attrs.get("units", "K")),
     )
+
+
+def _enough(table: xr.Dataset) -> str:
+    """The steps that give a window three temperatures and chemical potentials, in words; nothing without a window."""
+    parts = []
+    for name in ("temperature", "delta_mu"):
+        axis = np.asarray(table[name], dtype=float)
+        if len(axis) == 2:
+            parts.append(f"a step of {np.ptp(axis) / 2:.3g} {table[name].attrs.get('units', '')} in {name}".strip())
+    return f": {' and '.join(parts)} would do" if parts else ""
 
 
 def read_settings(criterion: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import xarray as xr
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.composition_jump import DEFAULTS as JUMPS
 from segalflow.phases.grid import Findings, Grid, read_grid, read_settings
+from segalflow.phases.resolution import resolving_step
 from segalflow.thermo.jumps import Jump
 
 CRITERION = "heat_capacity"
@@ -110,6 +111,7 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
     cut: list[float] = []
     found: list[tuple[int, float, float, int]] = []
     broad = crossing = 0
+    narrow: dict[float, tuple[float, float]] = {}  # delta_mu: (step that would do, step there)
     looked = np.zeros(len(grid.delta_mu), dtype=bool)
     jumps = [grid.jumps(t, JUMPS, JUMPS["minimum_jump"]) for t in range(len(grid.temperature))]
     for m in range(len(grid.delta_mu)):
@@ -142,6 +144,9 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
             if _crosses_field(grid, jumps, m, place[0]):
                 crossing += 1
                 continue
+            step = resolving_step(t, c, peak)
+            if np.isfinite(step):
+                narrow[float(grid.delta_mu[m])] = (step, float(t[peak + 1] - t[peak - 1]) / 2)
             found.append((m, *place, passed))
     if cut:
         findings.notes.append(
@@ -154,6 +159,13 @@ def find_heat_capacity_maxima(table: xr.Dataset, *, settings: Mapping[str, Any])
         )
     if crossing:
         findings.notes.append(f"{crossing} maxima of the heat capacity are where a two-phase field is crossed.")
+    if narrow:
+        worst, (step, now) = min(narrow.items(), key=lambda item: item[1][0])
+        findings.notes.append(
+            f"The grid is too coarse at {len(narrow)} chemical potentials: the maximum of the heat capacity is "
+            f"narrower than the steps of temperature; at {worst:g} a step of {step:.3g} "
+            f"{grid.temperature_unit} would do (now {now:.3g} {grid.temperature_unit})."
+        )
     if not found:
         findings.notes.append(
             f"No maximum of the heat capacity above {options['minimum_peak']:g} k_B/site inside this window."

@@ -15,6 +15,7 @@ import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.grid import Findings, read_grid, read_settings, track_lines
+from segalflow.phases.resolution import POINTS, say_coarse
 
 CRITERION = "hysteresis"
 
@@ -48,6 +49,7 @@ def find_hysteresis(table: xr.Dataset, *, settings: Mapping[str, Any]) -> Findin
     # On rising delta_mu the poorer phase is left late: the upper branch is that of the falling one.
     apart = (down - up > options["minimum_gap"]) & (down - up > options["n_sigma"] * np.nan_to_num(error))
     findings, loops, cut = Findings(), [], []
+    narrow: dict[float, float] = {}
     for t in range(len(grid.temperature)):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], apart[t].astype(int), [0]])))
         row = []
@@ -58,6 +60,10 @@ def find_hysteresis(table: xr.Dataset, *, settings: Mapping[str, Any]) -> Findin
             # The branches part and meet somewhere in the steps beside the outermost open conditions.
             low, high = float(grid.delta_mu[first - 1]), float(grid.delta_mu[behind])
             middle = (low + high) / 2
+            if behind - first < POINTS:
+                # As wide as that many steps, give or take one.
+                step = (behind - first) * (high - low) / (behind - first + 1) / POINTS
+                narrow[float(grid.temperature[t])] = min(step, narrow.get(float(grid.temperature[t]), np.inf))
             sides = [float(np.interp(middle, grid.delta_mu, branch[t])) for branch in (up, down)]
             errors = [
                 float(np.interp(middle, grid.delta_mu, np.nan_to_num(np.asarray(table[f"composition_{b}_stderr"])[t])))
@@ -74,6 +80,8 @@ def find_hysteresis(table: xr.Dataset, *, settings: Mapping[str, Any]) -> Findin
                     low, high, *sides, *errors, note="ends of the interval are those of the scan's loop",
                 )
             )  # fmt: skip
+    why = f"loops between the branches hold fewer than {POINTS} chemical potentials, so their ends are not known"
+    findings.notes += say_coarse(narrow, float(np.max(np.diff(grid.delta_mu))), why)
     if cut:
         findings.notes.append(
             f"Loops at {', '.join(f'{t:g}' for t in sorted(set(cut)))} {grid.temperature_unit} reach an end of the "

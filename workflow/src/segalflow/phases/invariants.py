@@ -5,12 +5,16 @@
   stand for all reactions of that shape). On the side of two gaps their delta_mu meet at the temperature itself.
 - Congruent points: an order-disorder line has an extremum of T along delta_mu, where both sides have one composition
   (``dT/d(delta_mu) = -dx/ds``), or the gaps on both sides of a phase close at one temperature and composition.
-- Critical points: the tops of gaps that end in neither way.
+- Critical points: the tops of gaps that end in neither way, with one phase on both sides (a plain miscibility gap).
+- Order-disorder tops: those between phases of different order. Such a field has no critical point: it ends at a maximum
+  of T, becomes narrower than can be resolved, or ends where the transition goes on without a gap.
+
+Phases are told apart by name (`same_phase`). A top whose line has no names takes those that other criteria give the gap
+below it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,11 +31,13 @@ from segalflow.phases.lines import (
     split_lines,
     two_phase_points,
 )
+from segalflow.phases.tops import SINGLE_TOPS, describe_tops, joined_names, point_delta_mu_stderr
 
 NOTES_SCHEMA = "segalflow.invariant_notes/1"
 
 COLUMNS = (
     "kind",
+    "order",
     "cell",
     "method",
     "criterion",
@@ -52,12 +58,8 @@ COLUMNS = (
 
 REACH = 3
 """Points on each line from which its delta_mu is carried to a three-phase point."""
-APART = 0.05
-"""Largest distance in x of the tops of two gaps that close at one congruent point."""
 N_SIGMA = 2.0
 """Standard errors by which an extremum must stand out from both ends of its line."""
-NEAR = 0.15
-"""Relative distance in T within which an order-disorder line counts as going on from the top of a gap."""
 CONFIDENCE = 0.95
 
 
@@ -68,8 +70,10 @@ def find_invariants(boundaries: pd.DataFrame) -> pd.DataFrame:
         boundaries: boundary table.
 
     Returns:
-        A table with the columns `COLUMNS`: ``kind`` is ``eutectoid``, ``peritectoid``, ``congruent`` or ``critical``;
-        ``boundaries`` the numbers of the lines that meet, joined by ``+``; ``x_left``, ``x``, ``x_right`` the three
+        A table with the columns `COLUMNS`: ``kind`` is ``eutectoid``, ``peritectoid``, ``congruent``,
+        ``order_disorder`` or ``critical``; ``order`` is ``first`` or ``continuous``, which says how the temperature
+        moves with the size of the cell, and empty where the criterion cannot tell; ``boundaries`` the numbers of the
+        lines that meet, joined by ``+``; ``x_left``, ``x``, ``x_right`` the three
         compositions (all the same where there is one); ``phases`` their names from left to right.
     """
     rows: list[dict[str, Any]] = []
@@ -82,7 +86,8 @@ def find_invariants(boundaries: pd.DataFrame) -> pd.DataFrame:
         ends = {n for j in junctions for n in _ending(j)}
         tops = [top for _, top in source[source["kind"] == "gap_top"].iterrows() if top["boundary"] not in ends]
         above = kept[(kept["kind"] == "transition") & (kept["cell"] == cell) & (kept["method"] == method)]
-        found += _tops(tops, lines, above)
+        named = two_phase_points(kept[kept["cell"] == cell])
+        found += describe_tops(tops, lines, above, named[(named["left_phase"] != "") & (named["right_phase"] != "")])
         found += _extrema(source[source["kind"] == "transition"])
         rows += [{"cell": cell, "method": method, "criterion": criterion, **row} for row in found]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -127,10 +132,11 @@ def _three_phases(junction: Junction, lines: Mapping[int, pd.DataFrame], criteri
                 "two gaps meet"
             )
     mus = [float(p["delta_mu"]) for p in (left, right)]
-    errors = [_delta_mu_error(p) for p in (left, right)]
+    errors = [point_delta_mu_stderr(p) for p in (left, right)]
     middle_x = (float(left["x_right"]) + float(right["x_left"])) / 2
     return {
         "kind": junction.kind,
+        "order": "first",
         "boundaries": "+".join(str(n) for n in sorted({junction.left, junction.right, junction.whole})),
         **values,
         "x_left": float(left["x_left"]),
@@ -139,7 +145,7 @@ def _three_phases(junction: Junction, lines: Mapping[int, pd.DataFrame], criteri
         "x_stderr": float(np.hypot(left["x_right_stderr"], right["x_left_stderr"]) / 2),
         "delta_mu": float(np.mean(mus)),
         "delta_mu_stderr": float(np.hypot(np.hypot(*errors) / 2, (mus[1] - mus[0]) / np.sqrt(12))),
-        "phases": _names(left["left_phase"], left["right_phase"] or right["left_phase"], right["right_phase"]),
+        "phases": joined_names(left["left_phase"], left["right_phase"] or right["left_phase"], right["right_phase"]),
         "note": "; ".join(notes),
     }
 
@@ -167,93 +173,6 @@ def _straight(line: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return solve @ line["delta_mu"].to_numpy(float), solve @ np.diag(error**2) @ solve.T
 
 
-def _tops(
-    tops: Sequence[pd.Series], lines: Mapping[int, pd.DataFrame], transitions: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Congruent points where the tops of neighbouring gaps fall together, critical points for all others."""
-    found, used = [], set()
-    order = sorted(range(len(tops)), key=lambda k: tops[k]["x_left"])
-    for i, j in itertools.pairwise(order):
-        a, b = tops[i], tops[j]
-        overlap = a["temperature_low"] <= b["temperature_high"] and b["temperature_low"] <= a["temperature_high"]
-        if overlap and abs(a["x_left"] - b["x_left"]) <= APART and not {i, j} & used:
-            used |= {i, j}
-            found.append(_congruent(a, b, lines))
-    for k in order:
-        if k not in used:
-            found.append(_critical(tops[k], lines, transitions))
-    return found
-
-
-def _top_errors(top: pd.Series) -> tuple[float, float]:
-    """Standard errors of temperature and delta_mu of a top; its interval is a bracket unless it is a fitted one."""
-    fitted = str(top["note"]).startswith(("where the free energy", "one cell", "crossing"))
-    divisor = 2 * float(ndtri(0.5 + top["confidence"] / 2)) if fitted else np.sqrt(12)
-    return (
-        float((top["temperature_high"] - top["temperature_low"]) / divisor),
-        _delta_mu_error(top) or float("nan"),
-    )
-
-
-def _delta_mu_error(point: pd.Series) -> float:
-    return float(delta_mu_stderr(point.to_frame().T.infer_objects())[0])
-
-
-def _congruent(a: pd.Series, b: pd.Series, lines: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
-    errors = np.array([_top_errors(a), _top_errors(b)])
-    x = float(a["x_left"] + b["x_left"]) / 2
-    sides = [lines[n].iloc[-1] if n in lines else None for n in (a["boundary"], b["boundary"])]
-    return {
-        "kind": "congruent",
-        "boundaries": f"{a['boundary']}+{b['boundary']}",
-        "temperature": float(a["temperature"] + b["temperature"]) / 2,
-        "temperature_stderr": float(np.hypot(*errors[:, 0]) / 2),
-        "temperature_low": float(min(a["temperature_low"], b["temperature_low"])),
-        "temperature_high": float(max(a["temperature_high"], b["temperature_high"])),
-        "x_left": x,
-        "x": x,
-        "x_right": x,
-        "x_stderr": float(np.hypot(a["x_left_stderr"], b["x_left_stderr"]) / 2),
-        "delta_mu": float(a["delta_mu"] + b["delta_mu"]) / 2,
-        "delta_mu_stderr": float(np.hypot(np.hypot(*errors[:, 1]), a["delta_mu"] - b["delta_mu"]) / 2),
-        "phases": _names(*(s[name] for s in sides if s is not None for name in ("left_phase", "right_phase"))),
-        "note": "the gaps on both sides of a phase close at one composition",
-    }
-
-
-def _critical(top: pd.Series, lines: Mapping[int, pd.DataFrame], transitions: pd.DataFrame) -> dict[str, Any]:
-    error, mu_error = _top_errors(top)
-    notes = [str(top["note"])] if top["note"] else []
-    last = lines[top["boundary"]].iloc[-1] if top["boundary"] in lines else None
-    for number, line in transitions.groupby("boundary"):
-        ordered = line.sort_values("delta_mu")
-        mu, kelvin = (ordered[name].to_numpy(float) for name in ("delta_mu", "temperature"))
-        if not mu[0] <= top["delta_mu"] <= mu[-1]:
-            continue
-        beside = float(np.interp(top["delta_mu"], mu, kelvin))
-        if abs(beside - top["temperature"]) <= NEAR * top["temperature"] and kelvin.max() > top["temperature_high"]:
-            notes.append(
-                f"an order-disorder line ({line['criterion'].iloc[0]} {number}) goes on above: a tricritical point, or "
-                "a gap too narrow to be resolved"
-            )
-    return {
-        "kind": "critical",
-        "boundaries": str(top["boundary"]),
-        "temperature": float(top["temperature"]),
-        "temperature_stderr": error,
-        "temperature_low": float(top["temperature_low"]),
-        "temperature_high": float(top["temperature_high"]),
-        "x_left": float(top["x_left"]),
-        "x": float(top["x_left"]),
-        "x_right": float(top["x_left"]),
-        "x_stderr": float(top["x_left_stderr"]),
-        "delta_mu": float(top["delta_mu"]),
-        "delta_mu_stderr": mu_error,
-        "phases": "" if last is None else _names(last["left_phase"], last["right_phase"]),
-        "note": "; ".join(notes),
-    }
-
-
 def _extrema(points: pd.DataFrame) -> list[dict[str, Any]]:
     """Congruent points of order-disorder lines: extrema of T along delta_mu, by a weighted parabola."""
     found = []
@@ -273,9 +192,14 @@ def _extrema(points: pd.DataFrame) -> list[dict[str, Any]]:
             at, top, at_error, top_error = fitted
             sides = [np.interp(at, mu, ordered[name].to_numpy(float)) for name in ("x_left", "x_right")]
             reach = float(ndtri(0.5 + CONFIDENCE / 2)) * top_error
+            # What the criterion says of most points around the extremum.
+            said = ordered["note"].iloc[k - 2 : k + 3].astype(str)
+            orders = {"continuous": said.str.startswith("continuous"), "first": said.str.startswith("equal weight")}
+            order = next((name for name, there in orders.items() if there.mean() > 0.5), "")
             found.append(
                 {
                     "kind": "congruent",
+                    "order": order,
                     "boundaries": str(number),
                     "temperature": top,
                     "temperature_stderr": top_error,
@@ -322,7 +246,7 @@ def _vertex(
 def _mark_doubtful(table: pd.DataFrame) -> None:
     """Say of tops by the cumulant that another criterion has a three-phase point there: a gap may end in that."""
     three = table[table["kind"].isin(["eutectoid", "peritectoid"])]
-    for k, row in table[(table["kind"] == "critical") & (table["criterion"] == "critical_point")].iterrows():
+    for k, row in table[table["kind"].isin(SINGLE_TOPS) & (table["criterion"] == "critical_point")].iterrows():
         near = three[
             (three["cell"] == row["cell"])
             & (three["method"] == row["method"])
@@ -334,12 +258,6 @@ def _mark_doubtful(table: pd.DataFrame) -> None:
         if len(near):
             said = f"a three-phase point by {near['criterion'].iloc[0]} lies within: the gap may end there"
             table.loc[k, "note"] = "; ".join(filter(None, [row["note"], said]))
-
-
-def _names(*names: str) -> str:
-    """Names of phases in a row, each once where it follows itself; nothing where one is not known."""
-    kept = [name for name, _ in itertools.groupby(names)]
-    return " + ".join(kept) if all(kept) else ""
 
 
 def find_cuts(

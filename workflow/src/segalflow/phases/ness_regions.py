@@ -15,6 +15,7 @@ import xarray as xr
 
 from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.grid import Findings, Grid, read_grid, read_settings
+from segalflow.phases.resolution import say_few_points
 
 CRITERION = "ness_regions"
 
@@ -74,12 +75,25 @@ def find_ness_regions(table: xr.Dataset, *, settings: Mapping[str, Any]) -> Find
     ness = np.asarray(table["ness"], dtype=float)
     regions = segment_map(ness, float(options["smoothing"]))
     kept = 0
+    small: list[int] = []
     for number in range(1, int(regions.max(initial=0)) + 1):
         inside = regions == number
         outside = np.median(ness[regions == 0]) if (regions == 0).any() else 0.0
-        if inside.sum() < options["minimum_size"] or not outside > options["contrast"] * np.median(ness[inside]):
+        if not outside > options["contrast"] * np.median(ness[inside]):
+            continue
+        if inside.sum() < options["minimum_size"]:
+            small.append(int(inside.sum()))
             continue
         kept += _add_region(grid, inside, kept, options, findings)
+    if small:
+        # The same region has as many more conditions as both steps together are smaller.
+        factor, step = np.sqrt(max(small) / options["minimum_size"]), float(np.max(np.diff(grid.delta_mu)))
+        kelvin = float(np.max(np.diff(grid.temperature)))
+        findings.notes.append(
+            f"{len(small)} regions of at most {max(small)} conditions are too small for this grid to show: a step of "
+            f"{factor * step:.2g} eV and of {factor * kelvin:.3g} {grid.temperature_unit} would do (now {step:.2g} eV "
+            f"and {kelvin:.3g} {grid.temperature_unit})."
+        )
     if not kept:
         findings.notes.append(
             f"No region inside this window has an effective sample size {options['contrast']:g} times below the rest."
@@ -127,6 +141,7 @@ def _add_region(grid: Grid, inside: np.ndarray, line: int, options: Mapping[str,
         findings.notes.append(f"{name} reaches the highest temperature: its top is cut off by the window.")
     elif top.temperature == grid.temperature[rows[-1]]:
         low, high = top.temperature, float(grid.temperature[rows[-1] + 1])
+        findings.notes += say_few_points(name, len(rows), high - low, "temperature", grid.temperature_unit)
         middle, width = (top.x_left + top.x_right) / 2, (top.x_right - top.x_left) / float(np.sqrt(12))
         findings.points.append(
             BoundaryPoint(

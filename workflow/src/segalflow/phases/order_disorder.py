@@ -25,6 +25,7 @@ from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.critical_point import first_fall
 from segalflow.phases.gaps import replicate_stderr, temperature_errors
 from segalflow.phases.grid import Findings, half_steps, read_settings, track_lines
+from segalflow.phases.resolution import say_few_points, temperature_unit
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.thermo.order_parameters import SOLUTION
 from segalflow.thermo.phase_weights import PhaseWeights, tilted
@@ -333,6 +334,8 @@ def _describe_fields(
                 )
             else:
                 below, above = (float(curve.temperature[k]) for k in (last, last + 1))
+                unit = temperature_unit(weights.attributes)
+                findings.notes += say_few_points(name, len(members), above - below, "temperature", unit)
                 middle, width, mu = float(x[-1].mean()), float(np.ptp(x[-1])) / np.sqrt(12), float(field.delta_mu[0])
                 findings.points.append(
                     BoundaryPoint(
@@ -357,6 +360,7 @@ def _describe_transitions(
     method, cell = (str(weights.attributes.get(k, "")) for k in ("method", "cell"))
     reach = 2 * float(np.max(np.diff(curve.temperature))) if len(curve.temperature) > 1 else np.inf
     last: dict[int, _Transition] = {}
+    seen_at: dict[int, int] = {}
     for point in sorted(found, key=lambda p: (p.column, p.temperature)):
         near = [
             (abs(point.temperature - seen.temperature), line)
@@ -367,7 +371,7 @@ def _describe_transitions(
         ]
         line = min(near)[1] if near else number
         number += not near
-        last[line] = point
+        last[line], seen_at[line] = point, seen_at.get(line, 0) + 1
         mu = float(curve.delta_mu[point.column])
         findings.points.append(
             BoundaryPoint(
@@ -375,3 +379,8 @@ def _describe_transitions(
                 point.x, point.x_stderr, point.x_stderr, *point.names, float(options["confidence"]), point.note,
             )
         )  # fmt: skip
+    for line, seen in seen_at.items():
+        # At an end of the window it is the window that cuts a line short.
+        if 0 < last[line].column < len(curve.delta_mu) - 1:
+            step = float(np.max(np.diff(curve.delta_mu)))
+            findings.notes += say_few_points(f"Line {line}", seen, step, "delta_mu", "eV")

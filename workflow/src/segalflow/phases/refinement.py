@@ -23,7 +23,7 @@ from segalflow.ensemble import added_conditions, sampled_conditions
 from segalflow.errors import BoundaryError
 from segalflow.phases.boundaries import merge_boundaries
 from segalflow.phases.criteria import FROM_FREE_ENERGY, find_boundaries
-from segalflow.phases.equal_weight import OVERLAPPING
+from segalflow.phases.equal_weight import MERGED, OVERLAPPING
 from segalflow.thermo.comparison import boltzmann_of, site_count
 from segalflow.thermo.free_energy import compute_free_energy
 
@@ -146,6 +146,10 @@ def split_step(point: Any, sweep: Sweep, excess: Mapping[str, float]) -> Request
 def add_samples(point: Any, sweep: Sweep, excess: Mapping[str, float]) -> Request | Limit:
     """Ask for conditions around a boundary point from free energies: errors fall with the root of their number."""
     if point.kind == "gap_top":
+        if MERGED in point.note:
+            return Limit(
+                "two peaks merge before their gap closes, and no temperature between tells where (common_tangent)"
+            )
         return _between_temperatures(point, sweep, max(excess.values()))
     if OVERLAPPING in point.note:
         return Limit("two peaks of a composition histogram overlap, and where they are parted decides, not the samples")

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.special import ndtri
 
+from segalflow.phases.leading import leading_criterion
 from segalflow.plotting.phase_diagram import criterion_look, draw_measured
 from segalflow.plotting.phases import phase_colours
 from segalflow.plotting.style import (
@@ -30,7 +31,7 @@ from segalflow.plotting.style import (
 )
 
 PREFERRED = ("order_parameter", "equal_weight", "common_tangent", "composition_jump", "alpha_shape", "hysteresis")
-"""Criteria in the order in which the first with a two-phase field is drawn."""
+"""Criteria in the order in which the first with a two-phase field is drawn (but see `segalflow.phases.leading`)."""
 WIDE = 0.09
 """Narrowest two-phase field, in x, that carries its name."""
 COLUMNS = [
@@ -62,9 +63,10 @@ def choose_source(boundaries: pd.DataFrame, methods: Sequence[str] = ("snis",)) 
         boundaries: boundary table of one cell.
         methods: methods to take before all others.
     """
-    for kind in ("two_phase", "transition"):
+    leading = leading_criterion(boundaries[boundaries["criterion"].isin(PREFERRED)], PREFERRED)
+    for kind, criteria in (("two_phase", [leading] if leading else []), ("transition", [*PREFERRED, "heat_capacity"])):
         kept = boundaries[boundaries["kind"] == kind]
-        for criterion in [*PREFERRED, "heat_capacity"]:
+        for criterion in criteria:
             found = list(dict.fromkeys(kept.loc[kept["criterion"] == criterion, "method"]))
             if found:
                 return criterion, next((m for m in methods if m in found), found[0])

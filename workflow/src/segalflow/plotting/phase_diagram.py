@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from segalflow.ensemble import second_species_composition
+from segalflow.phases.leading import leading_criterion
 from segalflow.phases.naming import SOLUTION
 from segalflow.plotting.style import (
     GREY,
@@ -50,7 +51,10 @@ LEADING = {
     ),
     "transition": ("order_parameter", "heat_capacity", "critical_point"),
 }  # fmt: skip
-"""By kind of point, the criteria of which the first that has any gives the diagram's lines, the surest first."""
+"""By kind of point, the criteria of which the first that has any gives the diagram's lines, the surest first.
+
+Of gaps that common tangents follow farther up they have the lines (`segalflow.phases.leading`).
+"""
 FAINT = 0.45
 """Opacity of the points of all other criteria."""
 SURE = 0.04
@@ -265,7 +269,7 @@ def _leading(boundaries: pd.DataFrame) -> dict[str, str]:
         there = set(boundaries.loc[boundaries["kind"] == kind, "criterion"])
         ranked = [name for name in (*names, *sorted(there - set(names))) if name in there]
         if ranked:
-            found[kind] = ranked[0]
+            found[kind] = leading_criterion(boundaries, names) if kind == "two_phase" else ranked[0]
     return found
 
 
