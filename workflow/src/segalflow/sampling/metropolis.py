@@ -2,8 +2,8 @@
 
 Half of the chains of every condition start from the lowest decoration for their delta_mu that a search has met, half
 from the pure species farther from it, so metastability shows as their disagreement (hysteresis): also that of an
-ordered phase that neither pure species would nucleate in time. log Z is absolute: a ladder of further temperatures leads to beta = 0, where
-log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acceptance ratio.
+ordered phase that neither pure species would nucleate in time. log Z is absolute: a ladder of further temperatures
+leads to beta = 0, where log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acceptance ratio.
 """
 
 from __future__ import annotations
