@@ -167,7 +167,7 @@ def test_a_draw_out_of_reach_is_sampled_again_and_gets_the_boundary_of_its_own_s
     weak = before[~before["reliable"] & (before["x_right"] < 0.6)]
     assert len(weak) == 2
     after, notes = compute_model_errors(
-        expansion, cell, few, table, **settings, resample_conditions=100, resample_sweeps=1000
+        expansion, cell, few, table, **settings, resample_conditions=100, resample_sweeps=4000
     )
     assert "2 boundaries of drawn ECIs were sampled again" in notes[0]
     for row in after.loc[weak.index].itertuples():
