@@ -23,6 +23,9 @@ include: "workflow/rules/sweep.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/phases.smk"
 include: "workflow/rules/refinement.smk"
+include: "workflow/rules/figures_expansion.smk"
+include: "workflow/rules/figures_ensembles.smk"
+include: "workflow/rules/figures_phases.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -81,6 +84,7 @@ rule ensembles:
 rule finite_size:
     input:
         results("phases/finite_size.csv"),
+        results("figures/finite_size.svg"),
 
 
 rule boundaries:

@@ -14,6 +14,7 @@ from segalflow.errors import BoundaryError
 from segalflow.expansion.hamiltonian import read_expansion
 from segalflow.lattice import Supercell
 from segalflow.phases.criteria import find_boundaries
+from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.model_error import (
     COLUMNS,
     cluster_energies,
@@ -22,6 +23,7 @@ from segalflow.phases.model_error import (
     perturbed_free_energies,
     reweighting_ess,
 )
+from segalflow.phases.resweep import perturbed
 from segalflow.samples import pack_spins, sample_set
 from segalflow.sampling.enumeration import enumerate_exactly
 from segalflow.thermo.free_energy import free_energy_of_samples, free_energy_of_table
@@ -143,3 +145,41 @@ def test_the_table_holds_sampling_and_model_error_apart(alloy, sweep) -> None:
     assert "needs a sweep with the perturbed expansion" in notes[0]
     with pytest.raises(BoundaryError, match="the table is of 16 sites, the cell has 8"):
         compute_model_errors(expansion, Supercell(expansion.lattice, np.diag([2, 2, 2])), *sweep, **settings)
+
+
+def test_a_draw_out_of_reach_is_sampled_again_and_gets_the_boundary_of_its_own_sum(alloy, sweep) -> None:
+    """Few samples, and a draw eight standard errors off: reweighting to it keeps too few of them."""
+    expansion, cell, _ = alloy
+    samples, table = (part.isel(temperature=[1]) for part in sweep)
+    few = samples.isel(sample=slice(0, 10)).copy(deep=True)
+    few["independent_samples"][:] = 10.0
+    change = draw_ecis(replace(expansion, eci_covariance=64 * expansion.eci_covariance), 4, 5)[2]
+    changes = np.stack([np.zeros_like(change), change])
+    truth = [
+        [p for p in find_equal_weights(free_energy_of_table(exact), settings={}).points if p.kind == "two_phase"]
+        for exact in (
+            enumerate_exactly(place_expansion(perturbed(expansion, c), cell), ("Cu", "Au"), T[[1]], MU) for c in changes
+        )
+    ]
+    settings = {"criteria": {"equal_weight": {}}, "replicates": 30, "seed": 2, "changes": changes, "ess_floor": 1e3}
+    before, _ = compute_model_errors(expansion, cell, few, table, **settings)
+    assert (before["resampled"] == 0).all()
+    weak = before[~before["reliable"] & (before["x_right"] < 0.6)]
+    assert len(weak) == 2
+    after, notes = compute_model_errors(
+        expansion, cell, few, table, **settings, resample_conditions=100, resample_sweeps=4000
+    )
+    assert "2 boundaries of drawn ECIs were sampled again" in notes[0]
+    for row in after.loc[weak.index].itertuples():
+        assert row.resampled == 2
+        assert row.reliable
+        own, moved = (next(p for p in points if abs(p.x_right - row.x_right) < 0.05).delta_mu for points in truth)
+        assert abs(moved - own) > 5e-3
+        # The standard deviation of two boundaries is their distance over the root of two.
+        assert np.sqrt(2) * row.delta_mu_model_stderr == pytest.approx(abs(moved - own), abs=1e-3)
+    # A budget for one of the two draws.
+    some, notes = compute_model_errors(
+        expansion, cell, few, table, **settings, resample_conditions=15, resample_sweeps=200
+    )
+    assert some["resampled"].max() <= 1
+    assert any("1 more to be sampled again are beyond the budget of 15 conditions" in sentence for sentence in notes)

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from segalflow.phases.finite_size import COLUMNS, extrapolate, finite_size_series, fit_sizes
+from segalflow.plotting.finite_size import plot_finite_size
+from segalflow.reporting.boundaries import describe_sizes
 
 SIZES = np.array([64, 128, 256])
 
@@ -80,3 +82,53 @@ def test_the_band_of_two_sizes_closes_at_the_larger_cell() -> None:
     assert at @ found == pytest.approx([500.0, 500 + 300 / 128, 500 + 300 / 256])
     band = np.sqrt(np.einsum("ij,jk,ik->i", at, covariance, at))
     assert band == pytest.approx([300 / 128 / 2, 0.0, 300 / 128 / 2 / 2], abs=1e-3)
+
+
+def series_table() -> pd.DataFrame:
+    """Two series of three sizes and one of two, each with its law."""
+    rows = []
+    points = [
+        ("critical", "continuous", 0.5, 580.0, SIZES),
+        ("congruent", "first", 0.25, 660.0, SIZES),
+        ("peritectoid", "first", 0.6, 300.0, SIZES[:2]),
+    ]
+    for kind, order, x, top, sizes in points:
+        power = 0.529 if order == "continuous" else 1.0
+        for name, n in zip("abc", sizes, strict=False):
+            at = top - 400 * float(n) ** -power + (n == 128)
+            rows.append({"kind": kind, "order": order, "cell": name, "method": "snis", "criterion": "common_tangent",
+                         "x": x, "temperature": at, "temperature_stderr": 0.8,
+                         "phases": "CuAu L1_0 + solid solution"})  # fmt: skip
+    cells = {name: {"n_sites": n, "expansion": "main", "dimensions": 3} for name, n in zip("abc", SIZES, strict=True)}
+    return finite_size_series(pd.DataFrame(rows), cells)[0]
+
+
+def test_the_figure_holds_every_cell_and_the_extrapolation(tmp_path) -> None:
+    table = series_table()
+    figure, data = plot_finite_size(table)
+    assert len([axes for axes in figure.axes if axes.get_title()]) == 3
+    drawn = data[data["series"] == "infinite"].set_index("kind")
+    expected = table.set_index("kind")
+    for name, column in (("temperature", "temperature"), ("stderr", "temperature_stderr")):
+        assert drawn[name].to_dict() == pytest.approx(expected[column].to_dict(), rel=1e-3)
+    assert (data["series"] == "cell").sum() == 8
+    table.to_csv(tmp_path / "series.csv", index=False)
+    _, same = plot_finite_size(pd.read_csv(tmp_path / "series.csv"))
+    pd.testing.assert_frame_equal(data, same)
+    empty, none = plot_finite_size(table.iloc[:0])
+    assert not len(none)
+    assert "several sizes" in empty.axes[0].texts[0].get_text()
+
+
+def test_the_summary_has_a_section_on_sizes() -> None:
+    table = series_table()
+    section = describe_sizes(table)
+    assert any("1 of 3 series have two sizes" in s for s in section.sentences)
+    assert len(section.tables[0].rows) == 3
+    critical = next(row for row in section.tables[0].rows if row[0].startswith("critical"))
+    assert critical[4] == "64 / 128 / 256"
+    assert critical[5] == "0.529"
+    assert not section.warnings
+    off = table.assign(chi2=[30.0] * 3)
+    assert len(describe_sizes(off).warnings) == 2  # two sizes have nothing to scatter about
+    assert "No invariant point" in describe_sizes(table.iloc[:0]).sentences[0]

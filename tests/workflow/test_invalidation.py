@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 DIAGRAMS = {"plot_phase_diagram", "plot_fields", "plot_interactive_diagram"}
-BOUNDARIES = {"find_boundaries", "merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
+INVARIANTS = {"find_invariants", "extrapolate_sizes", "plot_finite_size", "write_summary"}
+BOUNDARIES = {"find_boundaries", "merge_boundaries", "check_consistency", *DIAGRAMS, *INVARIANTS}
 COMPARISON = {"compare_methods", "plot_comparison", "write_summary"}
 FREE_ENERGIES = {"compute_free_energies", "plot_tangents", *BOUNDARIES}
 TABLES = {"plot_ensembles", "plot_costs", *COMPARISON, *FREE_ENERGIES}
@@ -37,7 +38,7 @@ FIT = {
     *SAMPLERS,
 }
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
-AFTER_REFINEMENT = {"merge_boundaries", "find_invariants", "check_consistency", *DIAGRAMS, "write_summary"}
+AFTER_REFINEMENT = {"merge_boundaries", "check_consistency", *DIAGRAMS, *INVARIANTS}
 DATASET = {"build_dataset", "plot_missing", *FIT}
 
 
@@ -82,7 +83,9 @@ CONFIG_EDITS = {
 
 MODULE_EDITS = {
     "phases/alpha_shape.py": {"plot_tangents", *BOUNDARIES},
-    "phases/invariants.py": {"find_invariants", "write_summary"},
+    "phases/invariants.py": INVARIANTS,
+    "phases/finite_size.py": {"extrapolate_sizes", "plot_finite_size", "write_summary"},
+    "plotting/finite_size.py": {"plot_finite_size"},
     "phases/consistency.py": {"check_consistency", "write_summary"},
     "phases/model_error.py": {"compute_model_errors", "plot_fields"},
     "phases/integration.py": {"check_consistency", "write_summary"},

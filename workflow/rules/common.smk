@@ -283,6 +283,9 @@ MODEL_ERROR_CELLS = {
     if set(SAMPLED) & set(CONFIG["cells"][cell]["methods"])
     and CONFIG["cells"][cell]["expansion"] in FITTED
 }
+# Cells of one Hamiltonian: of several sizes, or there is nothing to extrapolate and that is said.
+SHARED = [CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS]
+SIZES = [results("phases/finite_size.csv")] if len(set(SHARED)) < len(SHARED) else []
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
 # Solid solutions for CALPHAD codes: cells whose ordered samples can be told apart, each with one method.
 SOLUTIONS = [results(f"phases/{cell}_{first_sampled(cell)}") for cell in LABELLED_CELLS]

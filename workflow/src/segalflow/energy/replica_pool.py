@@ -6,7 +6,7 @@ from Markov chains are not, so a sampler is judged on both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -56,12 +56,9 @@ def equilibrium_pool(
     chains.set_spins(2 * rng.integers(0, 2, (chains.n_chains, model.n_sites), dtype=np.int8) - 1)
     taken = max(1, n_samples // 2)
     with bar(3 * sweeps, "equilibrium pool", "sweep") as shown:
-        lowest = _Lowest(delta_mu, model.n_sites)
-        for step in exchange_run(chains, shape, sweeps, rng):
-            lowest.update(chains)
-            shown.update(step)
+        lowest = _run_down(chains, shape, delta_mu, sweeps, rng, shown.update)
         spins = chains.spins.reshape(*shape, model.n_sites)
-        spins[:, :, 1] = lowest.spins
+        spins[:, :, 1] = lowest
         chains.set_spins(spins.reshape(-1, model.n_sites))
         for step in exchange_run(chains, shape, sweeps, rng):
             shown.update(step)
@@ -72,6 +69,47 @@ def equilibrium_pool(
                 shown.update(step)
             kept[:, :, :, number] = chains.spins.reshape(*shape, model.n_sites)
     return kept.reshape(*shape[:2], -1, model.n_sites), chains.energy_evaluations
+
+
+def lowest_decorations(
+    model: EnergyModel, temperature: np.ndarray, delta_mu: np.ndarray, *, seed: int, sweeps: int
+) -> tuple[np.ndarray, int]:
+    """Return for every delta_mu the decoration of lowest ``U - dmu N`` that replica exchange from disorder meets.
+
+    Args:
+        model: the energy.
+        temperature: K (or J/k_B), shape (n_temperatures,), in order.
+        delta_mu: eV (or J), shape (n_delta_mu,).
+        seed: seed of all random draws.
+        sweeps: sweeps of the chains, one for each condition.
+
+    Returns:
+        Spins, int8 (n_delta_mu, n_sites), and the number of energy evaluations.
+    """
+    shape = (len(temperature), len(delta_mu), 1)
+    chain_seed, draw_seed = (int(s) for s in np.random.SeedSequence([seed % 2**64, 1]).generate_state(2, np.uint64))
+    rng = np.random.default_rng(draw_seed)
+    chains = make_chains(model, np.repeat(temperature, shape[1]), np.tile(delta_mu, shape[0]), chain_seed)
+    chains.set_spins(2 * rng.integers(0, 2, (chains.n_chains, model.n_sites), dtype=np.int8) - 1)
+    with bar(sweeps, "search for ordered states", "sweep") as shown:
+        found = _run_down(chains, shape, np.asarray(delta_mu, float), sweeps, rng, shown.update)
+    return found, chains.energy_evaluations
+
+
+def _run_down(
+    chains: Chains,
+    shape: tuple[int, ...],
+    delta_mu: np.ndarray,
+    sweeps: int,
+    rng: np.random.Generator,
+    done: Callable[[int], object],
+) -> np.ndarray:
+    """Run chains with exchanges and return the lowest decorations met, int8 (n_delta_mu, n_sites)."""
+    lowest = _Lowest(delta_mu, chains.model.n_sites)
+    for step in exchange_run(chains, shape, sweeps, rng):
+        lowest.update(chains)
+        done(step)
+    return lowest.spins
 
 
 def exchange_run(chains: Chains, shape: tuple[int, ...], sweeps: int, rng: np.random.Generator) -> Iterator[int]:

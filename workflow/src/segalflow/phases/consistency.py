@@ -117,7 +117,9 @@ def check_consistency(
         ``other_value`` what it is compared with (du/dx, eV; the weight in the histogram), ``z`` their difference over
         its standard error. And sentences on what could not be compared.
     """
-    points = two_phase_points(boundaries)
+    # Rows are read one by one, which is several times slower of Arrow's strings than of Python's.
+    texts = {name: object for name in boundaries.select_dtypes(["string", "object"])}
+    points = two_phase_points(boundaries.astype(texts))
     lines = split_lines(points)
     known = {
         (str(free.attributes.get("method", "")), str(free.attributes.get("cell", ""))): Coexistence(free)
@@ -331,7 +333,9 @@ def _compare_lines(
     sources: dict[tuple[str, str, str], dict[tuple, pd.DataFrame]] = {}
     for key, line in lines.items():
         sources.setdefault(key[:3], {})[key] = line
-    isotherms = {source: pd.concat(list(members.values())) for source, members in sources.items()}
+    isotherms = {source: _by_temperature(pd.concat(list(members.values()))) for source, members in sources.items()}
+    points = {name: [line.iloc[k] for k in range(len(line))] for name, line in lines.items()}
+    values = {name: _values(line) for name, line in lines.items()}
     rows = []
     for (first, second), check in [
         (pair, "methods" if pair[0][0] == pair[1][0] else "criteria")
@@ -346,36 +350,47 @@ def _compare_lines(
             of_a, of_b = none if one_kind else (allowances.get(name_a, none[0]), allowances.get(name_b, none[1]))
             for i, j in pairs:
                 coarse, fine = first, second
-                if not _parted(a.iloc[i], isotherms[second]):
+                if not _parted(points[name_a][i], isotherms[second]):
                     coarse, fine = second, first
-                    if not _parted(b.iloc[j], isotherms[first]):
+                    if not _parted(points[name_b][j], isotherms[first]):
                         coarse = None
                 if coarse is not None:
                     kind = 0 if check == "criteria" else 1
                     left_out[f"where {coarse[kind]} has one gap and {fine[kind]} two with a phase between"] += 1
                     continue
                 extra = of_a[i] + of_b[j]
-                p, q = _values(a, i), _values(b, j)
+                p, q = values[name_a][i], values[name_b][j]
                 for k, quantity in enumerate(QUANTITIES):
                     combined = float(np.linalg.norm([p[k][1], q[k][1], extra[k]]))
                     note = f"means and tangent points of this cell differ by {extra[k]:.2g}" if extra[k] else ""
                     rows.append(
-                        _row(check, quantity, a.iloc[i], b.iloc[j], p[k], q[k], combined, note, left_out)
+                        _row(
+                            check, quantity, points[name_a][i], points[name_b][j], p[k], q[k], combined, note, left_out
+                        )
                     )  # fmt: skip
     return [row for row in rows if row]
 
 
-def _parted(point: pd.Series, others: pd.DataFrame) -> bool:
+def _by_temperature(points: pd.DataFrame) -> list[tuple[float, list[dict[str, Any]]]]:
+    """Points of every temperature, left to right."""
+    return [
+        (float(kelvin), part.sort_values("x_left").to_dict("records"))
+        for kelvin, part in points.groupby("temperature", sort=True)
+    ]
+
+
+def _parted(point: pd.Series, isotherms: list[tuple[float, list[dict[str, Any]]]]) -> bool:
     """Whether others have two gaps with a phase between where a point has one."""
-    isotherm = others[np.isclose(others["temperature"], point["temperature"], rtol=1e-9)].sort_values("x_left")
-    return any(encloses(point, left, right) for left, right in itertools.pairwise(isotherm.to_dict("records")))
+    at = float(point["temperature"])
+    near = [others for kelvin, others in isotherms if abs(kelvin - at) <= 1e-9 * at]
+    return any(encloses(point, left, right) for others in near for left, right in itertools.pairwise(others))
 
 
-def _values(line: pd.DataFrame, row: int) -> list[tuple[float, float]]:
-    """Values and standard errors of the `QUANTITIES` of one point."""
-    point = line.iloc[row]
-    errors = [point["x_left_stderr"], point["x_right_stderr"], delta_mu_stderr(line.iloc[[row]])[0]]
-    return [(float(point[name]), float(error)) for name, error in zip(QUANTITIES, errors, strict=True)]
+def _values(line: pd.DataFrame) -> list[list[tuple[float, float]]]:
+    """Values and standard errors of the `QUANTITIES` of every point of a line."""
+    errors = np.column_stack([line[["x_left_stderr", "x_right_stderr"]].to_numpy(float), delta_mu_stderr(line)])
+    found = line[list(QUANTITIES)].to_numpy(float)
+    return [[(float(v), float(e)) for v, e in zip(*pair, strict=True)] for pair in zip(found, errors, strict=True)]
 
 
 def _row(

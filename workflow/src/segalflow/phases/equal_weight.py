@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.gaps import Gap, find_gaps, number_lines, temperature_errors
@@ -61,9 +60,12 @@ def balance_peaks(log_weight: np.ndarray, gap: Gap, bounds: tuple[int, int], slo
         total = np.empty((2, len(log_weight)))
         for side, mask in enumerate(sides):
             tilted = log_weight[:, mask] + slopes[:, None] * n[mask]
-            total[side] = logsumexp(tilted, axis=1)
-            with np.errstate(invalid="ignore"):  # a replicate may hold no sample of a phase
-                means[side] = np.exp(tilted - total[side][:, None]) @ n[mask]
+            largest = tilted.max(axis=1)
+            with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may hold no sample of a phase
+                weight = np.exp(tilted - largest[:, None])
+                sums = weight.sum(axis=1)
+                total[side] = largest + np.log(sums)
+                means[side] = weight @ n[mask] / sums
         # The difference of the logarithms rises with slope by the distance of the means.
         with np.errstate(invalid="ignore"):
             change = (total[0] - total[1]) / np.maximum(means[1] - means[0], 0.5)

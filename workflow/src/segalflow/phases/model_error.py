@@ -2,8 +2,8 @@
 
 The energy is linear in the ECIs, so the correlation functions of the decorations that a sweep has drawn give their
 energies under any other ECIs. The pooled samples are reweighted to these (`segalflow.thermo.reweighting`), and every
-boundary is found again. Where the effective sample size of that reweighting is low, the spread is no longer to be
-trusted and a sweep with the perturbed expansion is the way.
+boundary is found again. Where the effective sample size of that reweighting is low, or the boundary is lost in it, the
+perturbed expansion is sampled itself around that boundary (`phases.resweep`), as far as a budget goes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from segalflow.phases.boundaries import BoundaryPoint
 from segalflow.phases.common_tangent import find_common_tangents
 from segalflow.phases.equal_weight import find_equal_weights
 from segalflow.phases.grid import Findings
+from segalflow.phases.resweep import Weak, expected_shift, sweep_again
 from segalflow.samples import unpack_spins
 from segalflow.thermo.free_energy import FreeEnergy, free_energy_of_samples
 from segalflow.thermo.pooling import SamplePool, pool_samples, usable_conditions
@@ -53,6 +54,7 @@ COLUMNS = (
     "draws_found",
     "ess",
     "ess_lowest",
+    "resampled",
     "reliable",
 )
 
@@ -144,6 +146,8 @@ def compute_model_errors(
     criteria: Mapping[str, Mapping[str, Any]],
     draws: int = 20,
     ess_floor: float = 100.0,
+    resample_conditions: int = 0,
+    resample_sweeps: int = 2000,
     blocks: int = 40,
     replicates: int = 100,
     seed: int = 0,
@@ -158,8 +162,9 @@ def compute_model_errors(
         table: its ensemble table.
         criteria: settings by criterion; only those that read free energies are taken.
         draws: draws of the ECIs.
-        ess_floor: effective samples of the reweighting below which a point is marked unreliable: there a sweep with
-            the perturbed expansion is needed.
+        ess_floor: effective samples of the reweighting below which the boundary of a draw is sampled again.
+        resample_conditions: most conditions (T, delta_mu) sampled again with drawn ECIs; 0 samples none.
+        resample_sweeps: sweeps of their chains.
         blocks: blocks of samples for the sampling error.
         replicates: bootstrap draws for the sampling error.
         seed: seed of all draws.
@@ -167,8 +172,10 @@ def compute_model_errors(
 
     Returns:
         A table with the columns `COLUMNS`, one row a two-phase point of the unperturbed expansion: its sampling error,
-        the standard deviation of the boundary over the draws in which it is found again, how many these are, and the
-        median and lowest effective sample size. Sentences on what cannot be told.
+        the standard deviation of the boundary over the draws in which it is found again, how many these are, the median
+        and lowest effective sample size of the reweighting, and how many draws were sampled again (``resampled``); a
+        point is ``reliable`` if every draw has its boundary, by enough effective samples or from a sweep of its own.
+        Sentences on what cannot be told.
 
     Raises:
         BoundaryError: if the expansion has no covariance, or samples, table and cell do not belong together.
@@ -182,22 +189,41 @@ def compute_model_errors(
     spins = unpack_spins(samples["occupation"].values[_pooled(samples, table)], cell.n_sites)
     shifts = (cluster_energies(expansion, cell, spins) @ np.asarray(changes, dtype=float).T).T
     perturbed = perturbed_free_energies(pool, reference, shifts)
-    rows, notes = [], []
-    for criterion, find in FINDERS.items():
-        if criterion not in criteria:
-            continue
-        own = find(reference, settings=dict(criteria[criterion]))
-        others = [find(curve, settings=dict(criteria[criterion])) for curve, _ in perturbed]
-        for point in own.points:
-            if point.kind == "two_phase":
-                sums = [s for _, s in perturbed]
-                rows.append(_compare(point, others, sums, reference, ess_floor))
+    finders = {name: (find, criteria[name]) for name, find in FINDERS.items() if name in criteria}
+    sums = [s for _, s in perturbed]
+    known = []
+    for criterion, (find, settings) in finders.items():
+        own = find(reference, settings=dict(settings))
+        others = [find(curve, settings=dict(settings)) for curve, _ in perturbed]
+        fields = [point for point in own.points if point.kind == "two_phase"]
+        known += [(criterion, point, _carry(point, others, sums, reference)) for point in fields]
+    weak = []
+    for _, point, carried in known:
+        row = _row(reference, point)
+        for draw, (best, size) in enumerate(carried):
+            if best is None or size < ess_floor:
+                moved = point.delta_mu + expected_shift(pool, shifts[draw], float(reference.beta[row]), point)
+                weak.append(Weak(draw, row, size, (point.delta_mu, moved)))
+    again, notes = sweep_again(
+        expansion, cell, np.asarray(changes, dtype=float), weak if resample_conditions else [], table, finders,
+        conditions=resample_conditions, sweeps=resample_sweeps, blocks=blocks, replicates=replicates, seed=seed,
+    )  # fmt: skip
+    rows = []
+    for criterion, point, carried in known:
+        row = _row(reference, point)
+        own = {
+            draw: again[draw, row][criterion]
+            for draw, (best, size) in enumerate(carried)
+            if (best is None or size < ess_floor) and (draw, row) in again
+        }
+        rows.append(_compare(point, carried, own, ess_floor))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     low = int((~frame["reliable"]).sum()) if len(frame) else 0
     if low:
         notes.append(
             f"{low} of {len(frame)} points: the reweighting to drawn ECIs keeps fewer than {ess_floor:g} effective "
-            "samples or loses the field in a draw; their model error needs a sweep with the perturbed expansion."
+            "samples or loses the field in a draw, and it was not sampled again or has no such field; their model "
+            "error needs a sweep with the perturbed expansion."
         )
     return frame, notes
 
@@ -207,26 +233,42 @@ def _pooled(samples: xr.Dataset, table: xr.Dataset) -> np.ndarray:
     return (samples["valid"].values > 0) & usable_conditions(table)[..., None]
 
 
+def _row(reference: FreeEnergy, point: BoundaryPoint) -> int:
+    """Number of a point's temperature."""
+    return int(np.argmin(np.abs(reference.temperature - point.temperature)))
+
+
+def _same_field(point: BoundaryPoint, findings: Findings) -> BoundaryPoint | None:
+    """The point of a draw that is the same field at the same temperature, None where it has none."""
+    near = [
+        p for p in findings.points
+        if p.kind == "two_phase" and p.temperature == point.temperature and _overlap(p, point) > 0.5
+    ]  # fmt: skip
+    return max(near, key=lambda p: _overlap(p, point)) if near else None
+
+
+def _carry(
+    point: BoundaryPoint, others: Sequence[Findings], sums: Sequence[Reweighted], reference: FreeEnergy
+) -> list[tuple[BoundaryPoint | None, float]]:
+    """The point in every draw, by reweighting, and the effective samples there."""
+    row, found = _row(reference, point), []
+    for findings, part in zip(others, sums, strict=True):
+        best = _same_field(point, findings)
+        found.append((best, reweighting_ess(part, row, point.delta_mu if best is None else best.delta_mu)))
+    return found
+
+
 def _compare(
     point: BoundaryPoint,
-    others: Sequence[Findings],
-    sums: Sequence[Reweighted],
-    reference: FreeEnergy,
+    carried: Sequence[tuple[BoundaryPoint | None, float]],
+    again: Mapping[int, Findings],
     ess_floor: float,
 ) -> dict[str, Any]:
-    found, sizes = [], []
-    row = int(np.argmin(np.abs(reference.temperature - point.temperature)))
-    for findings, part in zip(others, sums, strict=True):
-        near = [
-            p for p in findings.points
-            if p.kind == "two_phase" and p.temperature == point.temperature and _overlap(p, point) > 0.5
-        ]  # fmt: skip
-        mu = point.delta_mu
-        if near:
-            best = max(near, key=lambda p: _overlap(p, point))
-            found.append((best.delta_mu, best.x_left, best.x_right))
-            mu = best.delta_mu
-        sizes.append(reweighting_ess(part, row, mu))
+    """The row of one point; `again` holds what draws show that were sampled themselves."""
+    best = [_same_field(point, again[d]) if d in again else p for d, (p, _) in enumerate(carried)]
+    sure = [p is not None and (d in again or carried[d][1] >= ess_floor) for d, p in enumerate(best)]
+    found = [(p.delta_mu, p.x_left, p.x_right) for p in best if p is not None]
+    sizes = [size for _, size in carried]
     spread = np.std(found, axis=0, ddof=1) if len(found) > 1 else np.full(3, np.nan)
     factor = 2 * float(ndtri(0.5 + point.confidence / 2))
     return {
@@ -237,11 +279,12 @@ def _compare(
         "delta_mu_model_stderr": float(spread[0]),
         "x_left_model_stderr": float(spread[1]),
         "x_right_model_stderr": float(spread[2]),
-        "draws": len(others),
+        "draws": len(carried),
         "draws_found": len(found),
         "ess": float(np.median(sizes)),
         "ess_lowest": float(np.min(sizes)),
-        "reliable": bool(np.min(sizes) >= ess_floor and len(found) == len(others)),
+        "resampled": len(again),
+        "reliable": bool(all(sure)),
     }
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
 from segalflow.phases.critical_point import first_fall
@@ -233,7 +233,7 @@ def _locate(
     """The transition between two phases (the colder first) inside a window of temperatures."""
     curves = list(there.phases.values())
     temperature, slope = curves[0].temperature[window], curves[0].beta[window] * mu
-    factor = float(norm.ppf(0.5 + options["confidence"] / 2))
+    factor = float(ndtri(0.5 + options["confidence"] / 2))
     every = [tilted(_draws(curve, window), slope)[:2] for curve in curves]
     whole = np.logaddexp.reduce([z for z, _ in every])
     x = sum(np.exp(z - whole) * n for z, n in every) / curves[0].n_sites

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from segalflow.phases.leading import leading_criterion
 from segalflow.plotting.phase_diagram import criterion_look, draw_measured
@@ -53,7 +53,7 @@ COLUMNS = [
     "delta_mu_sampling",
     "delta_mu_model",
 ]
-LEVEL = float(norm.ppf(0.975))
+LEVEL = float(ndtri(0.975))
 
 
 def choose_source(boundaries: pd.DataFrame, methods: Sequence[str] = ("snis",)) -> tuple[str, str] | None:

@@ -101,6 +101,58 @@ def _disputed_tops(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def describe_sizes(table: pd.DataFrame) -> Section:
+    """Return the section on finite-size series.
+
+    Args:
+        table: `segalflow.phases.finite_size.finite_size_series`.
+    """
+    section = Section("Infinite crystal")
+    section.links.append(("figures/finite_size.svg", "figure: temperatures against the size of the cell"))
+    section.links.append(("phases/finite_size.csv", "phases/finite_size.csv: every series"))
+    if not len(table):
+        section.sentences.append("No invariant point is seen by one criterion and method in cells of several sizes.")
+        return section
+    section.sentences.append(
+        "Invariant temperatures of cells of several sizes are linear in 1/N at transitions of first order and in "
+        "N^(-1/(d nu)) of the Ising class at continuous ones, and are extrapolated to infinite N."
+    )
+    two = int((table["degrees_of_freedom"] == 0).sum())
+    if two:
+        section.sentences.append(
+            f"{two} of {len(table)} series have two sizes: nothing tests their law, and half of the step from the "
+            "larger cell is in the error."
+        )
+    misfit = table[(table["degrees_of_freedom"] > 0) & (table["chi2"] > MISFIT * table["degrees_of_freedom"])]
+    section.warnings.extend(
+        f"{row['kind']} at x = {row['x']:.3f} by {row['criterion']}, {row['method']} ({row['expansion']}): the sizes "
+        f"scatter about their law by more than their errors (chi^2 {row['chi2']:.3g} for "
+        f"{row['degrees_of_freedom']} degrees of freedom); the error is widened by that."
+        for _, row in misfit.iterrows()
+    )
+    rows = [
+        [
+            f"{row['kind']}: {row['criterion']}, {row['method']} ({row['expansion']})",
+            text_or_empty(row["phases"]) or "–",
+            f"{row['x']:.3f}",
+            " / ".join(f"{float(t):.4g}" for t in str(row["temperatures"]).split()),
+            " / ".join(str(row["sizes"]).split()),
+            f"{row['exponent']:g}",
+            f"{row['temperature']:.4g} ± {LEVEL_95 * row['temperature_stderr']:.2g}",
+            text_or_empty(row["note"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    columns = ["kind, criterion and method", "phases", "x", "temperatures", "sites", "exponent",
+               "infinite crystal (95 %)", "note"]  # fmt: skip
+    section.tables.append(Table("Finite-size series", columns, rows))
+    return section
+
+
+MISFIT = 4.0
+"""chi^2 per degree of freedom from which on a series is said to miss its law."""
+LEVEL_95 = 1.96
+"""Standard errors of a 95 % interval."""
 SAME_TOP = 0.1
 """Largest distance in x of two tops of one gap."""
 WITHIN = 1.96

@@ -15,6 +15,7 @@ from segalflow.reporting.boundaries import (
     describe_boundaries,
     describe_consistency,
     describe_invariants,
+    describe_sizes,
     describe_solutions,
 )
 from segalflow.reporting.convergence import describe_convergence
@@ -66,6 +67,7 @@ def _boundary_sections(files: Mapping[str, Any]) -> list[Section]:
     return [
         describe_boundaries(read_boundaries(files["boundaries"]), {n["criterion"]: n["notes"] for n in notes}),
         describe_invariants(read_table(files["invariants"]), invariants["cuts"], invariants["notes"]),
+        *(describe_sizes(read_table(path)) for path in files["sizes"]),
         describe_consistency(read_consistency(files["consistency"]), CHECKS, consistency["notes"]),
         *describe_solutions([read_json(path) for path in files["solutions"]]),
     ]

@@ -1,8 +1,9 @@
 """Semi-grand-canonical Markov chains over a whole (temperature, delta_mu) grid at once.
 
-Half of the chains of every condition start from pure species 0, half from pure species 1, so metastability shows as
-their disagreement (hysteresis). log Z is absolute: a ladder of further temperatures leads to beta = 0, where
-log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acceptance ratio.
+Half of the chains of every condition start from the lowest decoration for their delta_mu that a search has met, half
+from the pure species farther from it, so metastability shows as their disagreement (hysteresis): also that of an
+ordered phase that neither pure species would nucleate in time. log Z is absolute: a ladder of further temperatures
+leads to beta = 0, where log Z = n_sites ln 2, and neighbouring temperatures are joined by Bennett's acceptance ratio.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import xarray as xr
 
 from segalflow.energy.base import EnergyModel
 from segalflow.energy.batch_chains import make_chains
+from segalflow.energy.replica_pool import lowest_decorations
 from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.samples import sample_set
@@ -65,7 +67,8 @@ def sample_metropolis(
         seed: seed of all random draws.
         sweeps: production sweeps per chain; a sweep visits every site once.
         equilibration: sweeps before them.
-        chains_per_condition: even; half start from species 0, half from species 1.
+        chains_per_condition: even; half start from the decoration of lowest ``U - dmu N`` that replica exchange from
+            disorder met in `equilibration` sweeps of the grid, half from the pure species farther from it.
         n_ladder: temperatures between the highest one and infinite temperature, evenly spaced in 1/T.
         measure_every: sweeps between measurements.
         exchange_every: sweeps between replica exchanges (in T, then in delta_mu, separately for each of the
@@ -103,11 +106,12 @@ def sample_metropolis(
     shape = (len(beta), len(delta_mu), chains_per_condition)
     n_rungs = len(temperature)
     keep = 0 if collect is None else max(1, keep_samples // chains_per_condition)
+    lowest, searched = lowest_decorations(model, temperature, delta_mu, seed=seed, sweeps=equilibration)
 
     def made(folder: Path | None) -> tuple[ChainRun, ReplicaExchange]:
         return _chain_run(
             model, beta, delta_mu, shape, [method, seed], rule, equilibration, measure_every, exchange_every, folder,
-            (keep, n_rungs * len(delta_mu) * chains_per_condition),
+            (keep, n_rungs * len(delta_mu) * chains_per_condition), lowest,
         )  # fmt: skip
 
     run, exchange = made(work)
@@ -125,7 +129,7 @@ def sample_metropolis(
             continue
         n_measured *= 2
     chains, accepted = run.chains, run.acceptance().reshape(shape).mean(axis=2)
-    spent = chains.energy_evaluations / (n_rungs * len(delta_mu))
+    spent = (chains.energy_evaluations + searched) / (n_rungs * len(delta_mu))
     # The grid was run from the lowest temperature up to beta = 0; rows 0..n_rungs-1 are the wanted ones.
     kept = {name: value[:n_rungs] for name, value in values.items()}
     grid = (n_rungs, len(delta_mu))
@@ -195,18 +199,20 @@ def _chain_run(
     exchange_every: int,
     work: Path | None,
     kept: tuple[int, int],
+    lowest: np.ndarray,
 ) -> tuple[ChainRun, ReplicaExchange]:
-    """Chains on (rungs, delta_mu, copies), started from both pure ends, exchanging in T and delta_mu in turn.
+    """Chains on (rungs, delta_mu, copies), exchanging in T and delta_mu in turn.
 
-    `run_of` holds the method and the seed.
+    Odd copies start from the `lowest` decorations, int8 (n_delta_mu, n_sites), even ones from the pure species that is
+    farther from those in composition. `run_of` holds the method and the seed.
     """
     seed = run_of[1]
-    rungs, columns, _ = np.indices(shape).reshape(3, -1)
+    rungs, columns, copies = np.indices(shape).reshape(3, -1)
     with np.errstate(divide="ignore"):
         kelvin = 1.0 / (model.boltzmann * beta)
     chains = make_chains(model, kelvin[rungs], delta_mu[columns], seed, rule)
-    starts = np.where(np.arange(chains.n_chains) % 2 == 0, -1, 1)  # the last axis of `shape` alternates
-    chains.set_spins(np.repeat(starts[:, None], model.n_sites, axis=1))
+    far = np.where(lowest.sum(axis=1) > 0, -1, 1)[columns, None]
+    chains.set_spins(np.where(copies[:, None] % 2, lowest[columns], far))
     rng = np.random.default_rng(seed)
     exchange = ReplicaExchange(chains, shape, rng, not_before=equilibration // max(exchange_every, 1))
     run = ChainRun(
