@@ -27,17 +27,20 @@ def pytest_xdist_make_scheduler(config, log) -> ByFile:
     return ByFile(config, log)
 
 
-# Marks of tests of engines that are not dependencies: the module they need, and how to get it.
+# Marks of tests of engines that are not dependencies: the modules they need, and how to get them.
 ENGINES = {
-    "gpaw": ("gpaw", "GPAW is not installed: apt-get install libxc-dev libopenblas-dev, pip install 'segalflow[gpaw]'"),
-    "chgnet": ("chgnet", "CHGNet is not installed: pip install 'segalflow[chgnet]'"),
+    "gpaw": (
+        ("gpaw", "dftd3"),
+        "GPAW or dftd3 is not installed: apt-get install libxc-dev libopenblas-dev, pip install 'segalflow[gpaw]'",
+    ),
+    "chgnet": (("chgnet",), "CHGNet is not installed: pip install 'segalflow[chgnet]'"),
 }
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out a test whose engine is not there, and say what to install."""
-    for mark, (module, how) in ENGINES.items():
-        if item.get_closest_marker(mark) and importlib.util.find_spec(module) is None:
+    for mark, (modules, how) in ENGINES.items():
+        if item.get_closest_marker(mark) and any(importlib.util.find_spec(m) is None for m in modules):
             pytest.skip(how)
 
 

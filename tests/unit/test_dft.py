@@ -203,6 +203,25 @@ def test_gpaw_keeps_the_mesh_of_the_first_cell(pool, monkeypatch) -> None:
     assert create_engine("gpaw", {"kpts": [2, 2, 2]}).calculator(pool[0])["kpts"] == [2, 2, 2]
 
 
+def test_gpaw_adds_dispersion(pool, monkeypatch) -> None:
+    """With EMT in the place of both: energies, forces and stresses add up, and D3 is told of the functional."""
+    from ase.calculators.emt import EMT
+
+    told = []
+    monkeypatch.setitem(sys.modules, "gpaw", SimpleNamespace(GPAW=lambda **_: EMT()))
+    stand_in = SimpleNamespace(DFTD3=lambda **options: told.append(options) or EMT())
+    monkeypatch.setitem(sys.modules, "dftd3", SimpleNamespace(ase=stand_in))
+    monkeypatch.setitem(sys.modules, "dftd3.ase", stand_in)
+    tight = {**SETTINGS, "fmax": 1e-4}
+    one = run_calculation(pool[2], FCC, "emt", tight)
+    two = run_calculation(pool[2], FCC, "gpaw", {**tight, "parameters": {"dispersion": "d3bj"}})
+    assert two["status"] == "converged"
+    assert two["energy"] == pytest.approx(2 * one["energy"], abs=1e-6)
+    assert told == [{"method": "PBE", "damping": "d3bj"}]
+    with pytest.raises(EngineError, match="expected d3bj or d3zero"):
+        check_engine("gpaw", {"dispersion": "d4"}, ["Cu"])
+
+
 def test_deformation_ignores_rotation_and_volume(pool) -> None:
     turned = pool[2].copy()
     turned.rotate(33, (1, 2, 3), rotate_cell=True)

@@ -15,6 +15,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fake_vasp import write_run
 
+from segalflow.dft.vasp_inputs import vasp_inputs
 from segalflow.errors import SettingsError
 from segalflow.lattice import parent_lattice
 from segalflow.structures.enumeration import enumerate_pool
@@ -37,11 +38,16 @@ def sources(repository, tmp_path_factory):
     return folder
 
 
-def snakemake(folder: Path, name: str, calculation: dict, *arguments: str, lattice=None) -> subprocess.CompletedProcess:
+def study_of(folder: Path, name: str, calculation: dict, lattice=None, structures=None) -> dict:
     config = yaml.safe_load((folder / "config" / "test" / "tiny.yaml").read_text())
     config.update(study=name, calculations={"emt": {"minimum_fraction": 0.5, **calculation}})
     config["lattice"] = lattice or config["lattice"]
-    config["structures"] = {"max_atoms": 3}
+    config["structures"] = structures or {"max_atoms": 3}
+    return config
+
+
+def snakemake(folder: Path, name: str, calculation: dict, *arguments: str, **study) -> subprocess.CompletedProcess:
+    config = study_of(folder, name, calculation, **study)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
@@ -111,6 +117,35 @@ def test_jobs_without_a_licence_stop_with_a_sentence(sources) -> None:
     assert "rule run_vasp" in said
     assert "no licensed POTCAR library is configured on this machine; set PMG_VASP_PSP_DIR" in said
     assert "Traceback" not in said
+
+
+def test_jobs_run_vasp_restart_it_and_pass_the_gate(sources) -> None:
+    """Every run stops unconverged once and goes on from its CONTCAR in the same job; one never ends well: data too."""
+    few = {"max_atoms": 2, "only": ["CuAu L1_0"]}
+    settings = {"engine": "vasp", "mode": "run", "vasp": {"attempts": 2}}
+    settings["vasp"]["command"] = f'{sys.executable} {FAKE} "$(cat MANNER)"'
+    schema = yaml.safe_load((sources / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    full = prepare_study(study_of(sources, "jobs", settings, structures=few), schema)["calculations"]["emt"]["vasp"]
+    work = sources / "work" / "jobs" / "vasp" / "emt"
+    pool, folders = enumerate_pool(parent_lattice("fcc", 3.85, ["Cu", "Au"]), **few), []
+    for structure in pool:
+        inputs = vasp_inputs(structure, ["Cu", "Au"], full)
+        folders.append(work / f"{inputs.structure}-{inputs.fingerprint}")
+        folders[-1].mkdir(parents=True)
+        (folders[-1] / "POTCAR").write_text("in place, as after POTCARs were put together by hand")
+        (folders[-1] / "MANNER").write_text("then-converged")
+    (folders[-1] / "MANNER").write_text("killed")
+    dataset = "results/jobs/dft/emt/dataset.csv"
+    done = snakemake(sources, "jobs", settings, dataset, structures=few)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(table(sources, "jobs", "dataset.csv")) == len(pool) - 1
+    rejects = table(sources, "jobs", "excluded.csv")
+    assert (list(rejects["status"]), "cut short" in rejects["reason"][0]) == (["failed"], True)
+    for folder in folders:
+        assert {p.name for p in (folder / "attempt_1").iterdir()} >= {"POSCAR", "vasprun.xml"}
+        assert not (folder / "attempt_2").exists()
+        # The second attempt started where the first one had stopped.
+        assert (folder / "POSCAR").read_text() != (folder / "attempt_1" / "POSCAR").read_text()
 
 
 @pytest.mark.reference
