@@ -49,10 +49,11 @@ def likelihood_step(
     """
     counted = slice(sites[0], None, sites[1])
     film, site = network.modulation(condition)
-    w = {name: p.detach().numpy() for name, p in network.named_parameters()}
+    own = {name: values.detach() for name, values in network.by_site().items()}
+    w = {name: p.detach().numpy() for name, p in ({**dict(network.named_parameters()), **own}).items()}
     # PyTorch's own memory is aligned. Matrix products round differently at other alignments, which differ between runs.
     names = ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")
-    found = {name: torch.zeros_like(network.get_parameter(name)) for name in names}
+    found = {name: torch.zeros_like(own[name] if name in own else network.get_parameter(name)) for name in names}
     film_slope, site_slope = torch.zeros_like(film), torch.zeros_like(site)
     grads = {name: gradient.numpy() for name, gradient in found.items()}
     film_grad, site_grad = film_slope.numpy(), site_slope.numpy()
@@ -69,8 +70,10 @@ def likelihood_step(
     for parameter in network.parameters():
         parameter.grad = None
     torch.autograd.backward([film, site], [film_slope, site_slope])
+    features = network.features
     for name, gradient in found.items():
-        network.get_parameter(name).grad = gradient
+        shared = features is not None and name in own
+        network.get_parameter(name).grad = features.T @ gradient if shared else gradient
     network.u.grad = found["u_site"].sum(dim=0)
     return float(loss)
 
