@@ -73,6 +73,8 @@ class System:
 
 WIDE = {"window": 7.7}
 """For cells of 250 sites and more: the next 140 sites."""
+SHARED = WIDE | {"site_features": 24}
+"""For cells of 500 sites and more: what belongs to single sites by what they see."""
 LARGE = {"refresh_every": 10, "site_groups": 4}
 """Draws cost more than steps there, and steps of a quarter of the sites are better than a quarter of the steps."""
 TUNE = {"refresh_every": 20, "learning_rate": 0.002, "pool_sweeps": 100, "colder": 0}
@@ -91,9 +93,9 @@ SYSTEMS = {
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000, sweep=symmetrised(0.98)),
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000, sweep=symmetrised(0.98)),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE, sweep=symmetrised(0.97)),
-    "cuau-512": System("cuau", (8, 8, 8), CUAU, 40000, WIDE, LARGE, sweep=symmetrised(0.97)),
-    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 36000, WIDE, LARGE | {'site_groups': 8}),
-    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
+    "cuau-512": System("cuau", (8, 8, 8), CUAU, 28000, SHARED, LARGE, sweep=symmetrised(0.97)),
+    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 36000, WIDE, LARGE | {"site_groups": 8}),
+    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 20000, SHARED, TUNE | {"site_groups": 32}, "cuau-1000", 100),
     "agpd-27": System("agpd", (3, 3, 3), AGPD, 30000, sweep=symmetrised(0.9), precise=20000),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000, sweep=symmetrised(0.975)),
     "agpd-125-long": System("agpd", (5, 5, 5), AGPD, 45000, sweep=symmetrised(0.975)),

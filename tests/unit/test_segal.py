@@ -34,6 +34,7 @@ TRAINING = {
 NETWORKS = {
     "physics": {"kind": "physics", "sizes": {"hidden": 8}},
     "windowed": {"kind": "physics", "sizes": {"hidden": 8, "window": 1.5}},
+    "by features": {"kind": "physics", "sizes": {"hidden": 8, "window": 1.5, "site_features": 3}},
     "made": {"kind": "made", "sizes": {"layers": 2, "width": 2}},
 }
 T, MU = np.array([1.5, 2.5, 4.0]), np.array([-0.5, 0.0, 0.5, 1.0])
@@ -286,7 +287,13 @@ def test_turns_of_both_objectives_have_their_share() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "kind", "sites"),
-    [(1, "physics", (0, 1)), (64, "physics", (0, 1)), (100, "windowed", (0, 1)), (70, "windowed", (1, 5))],
+    [
+        (1, "physics", (0, 1)),
+        (64, "physics", (0, 1)),
+        (100, "windowed", (0, 1)),
+        (70, "windowed", (1, 5)),
+        (70, "by features", (1, 2)),
+    ],
 )
 def test_fused_gradients_equal_autograd(batch, kind, sites) -> None:
     sampler = untrained(kind)

@@ -18,17 +18,29 @@ with the component 50 K above, 0.95 to 0.99 with 100 K. On cells of 100 sites an
 """
 
 
+LARGE_CELL = 128
+"""Sites from which on the defensive component comes nearer, as the widths of the distributions: with 1/sqrt(sites).
+
+Its draws that no weight reaches are lost. Cu-Au 512, 5th percentile and median of the NESS: 0.43 and 0.956 with the
+component 50 K above, 0.47 and 0.961 with it 25 K above.
+"""
+
+
 def hotter_temperature(temperature: np.ndarray, t: int, n_sites: int) -> float:
     """Return the temperature of the defensive component: one row of the grid above, further on a `SMALL_CELL`.
 
-    Where the grid ends before, it is the highest temperature, and for that one step above it.
+    Where the grid ends before, it is the highest temperature, and for that one step above it. On a `LARGE_CELL` it is a
+    part of the way.
     """
+    own = float(temperature[t])
+    row = t + 1
+    if n_sites <= SMALL_CELL and row < len(temperature):
+        row = max(row, int(np.searchsorted(temperature, SMALL_CELL_STEP * own)))
     if t + 1 < len(temperature):
-        row = t + 1
-        if n_sites <= SMALL_CELL:
-            row = max(row, int(np.searchsorted(temperature, SMALL_CELL_STEP * temperature[t])))
-        return float(temperature[min(row, len(temperature) - 1)])
-    return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
+        above = float(temperature[min(row, len(temperature) - 1)])
+    else:
+        above = float(own**2 / temperature[t - 1]) if t else own
+    return above if n_sites <= LARGE_CELL else own + (above - own) * (LARGE_CELL / n_sites) ** 0.5
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def likelihood_step(
     counted = slice(sites[0], None, sites[1])
     film, site = network.modulation(condition)
     own = {name: values.detach() for name, values in network.by_site().items()}
-    w = {name: p.detach().numpy() for name, p in ({**dict(network.named_parameters()), **own}).items()}
+    w = {name: p.detach().numpy() for name, p in {**dict(network.named_parameters()), **own}.items()}
     # PyTorch's own memory is aligned. Matrix products round differently at other alignments, which differ between runs.
     names = ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")
     found = {name: torch.zeros_like(own[name] if name in own else network.get_parameter(name)) for name in names}
@@ -80,8 +80,8 @@ def likelihood_step(
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
 def _step(
-    spins, first_site, site_step, fields, labels, beta, delta_mu, film, site_bias, starts, seen, displacement, w1, v, b1,
-    w2, w2_t, b2, u_site, c_site, bias,
+    spins, first_site, site_step, fields, labels, beta, delta_mu, film, site_bias, starts, seen, displacement, w1, v,
+    b1, w2, w2_t, b2, u_site, c_site, bias,
     d_w1, d_v, d_b1, d_w2, d_b2, d_u, d_c, d_bias, d_film, d_site,
 ):  # pragma: no cover - compiled  # fmt: skip
     batch, n_sites = spins.shape
@@ -266,9 +266,7 @@ def autograd_step(
     """
     device = device_of(network)
     counted = slice(sites[0], None, sites[1])
-    arrays = [
-        np.asarray(values, dtype=np.float32) for values in (spins, fields, beta, delta_mu, labels[:, counted])
-    ]
+    arrays = [np.asarray(values, dtype=np.float32) for values in (spins, fields, beta, delta_mu, labels[:, counted])]
     total = 0.0
 
     def work(part: slice) -> None:
