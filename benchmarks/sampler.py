@@ -94,7 +94,7 @@ SYSTEMS = {
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000, sweep=symmetrised(0.98)),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE, sweep=symmetrised(0.97)),
     "cuau-512": System("cuau", (8, 8, 8), CUAU, 28000, SHARED, LARGE, sweep=symmetrised(0.97)),
-    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 36000, WIDE, LARGE | {"site_groups": 8}),
+    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 36000, SHARED, LARGE | {"site_groups": 8}),
     "cuau-4096": System("cuau", (16, 16, 16), CUAU, 20000, SHARED, TUNE | {"site_groups": 32}, "cuau-1000", 100),
     "agpd-27": System("agpd", (3, 3, 3), AGPD, 30000, sweep=symmetrised(0.9), precise=20000),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000, sweep=symmetrised(0.975)),
