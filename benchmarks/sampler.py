@@ -81,9 +81,9 @@ TUNE = {"refresh_every": 20, "learning_rate": 0.002, "pool_sweeps": 100, "colder
 """For a cell that starts from a smaller one's network."""
 
 
-def symmetrised(below: float) -> dict[str, Any]:
-    """Settings of the sweep: the proposal averaged over 8 operations where it is weaker, and a p side of 256."""
-    return {"symmetrise_below": below, "pool_samples": 256}
+def symmetrised(below: float, pool_samples: int = 256) -> dict[str, Any]:
+    """Settings of the sweep: the proposal averaged over 8 operations where it is weaker, and size of the p side."""
+    return {"symmetrise_below": below, "pool_samples": pool_samples}
 
 
 SYSTEMS = {
@@ -94,7 +94,9 @@ SYSTEMS = {
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000, sweep=symmetrised(0.98)),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE, sweep=symmetrised(0.97)),
     "cuau-512": System("cuau", (8, 8, 8), CUAU, 28000, SHARED, LARGE, sweep=symmetrised(0.97)),
-    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 36000, SHARED, LARGE | {"site_groups": 8}),
+    "cuau-1000": System(
+        "cuau", (10, 10, 10), CUAU, 36000, SHARED, LARGE | {"site_groups": 8}, sweep=symmetrised(0.97, 128)
+    ),
     "cuau-4096": System("cuau", (16, 16, 16), CUAU, 20000, SHARED, TUNE | {"site_groups": 32}, "cuau-1000", 100),
     "agpd-27": System("agpd", (3, 3, 3), AGPD, 30000, sweep=symmetrised(0.9), precise=20000),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000, sweep=symmetrised(0.975)),

@@ -48,8 +48,10 @@ class MixtureProposal:
     """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
 
     The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
-    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) each component is symmetrised: a
-    draw is moved by a random one, and its density is the mean over all of them.
+    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) the network at `own` is
+    symmetrised: a draw is moved by a random one, and its density is the mean over all of them. The hotter one is not: it
+    is there for what the other misses, and for half the cost twice the operations serve better (Cu-Au 512, NESS at the
+    5th percentile: 0.63 with 4 operations of both, 0.71 with 8 of one).
     """
 
     sampler: TrainedSampler
@@ -60,7 +62,7 @@ class MixtureProposal:
 
     def _log_density(self, spins: np.ndarray, source: float, mu: np.ndarray) -> np.ndarray:
         temperature = np.full(len(mu), source)
-        if self.operations is None:
+        if self.operations is None or source != self.own:
             return self.sampler.log_prob(spins, temperature, mu, extrapolate=True)
         terms = np.empty((len(self.operations), len(mu)))
         for k, operation in enumerate(self.operations):
@@ -98,7 +100,7 @@ class MixtureProposal:
                 np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
             )
             known = {source: log_q}
-            if self.operations is not None:
+            if self.operations is not None and source == self.own:
                 # The inverse of a random operation: site i takes the spin of the site it moves to.
                 chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
                 spins, known = np.take_along_axis(spins, chosen, axis=1), {}
