@@ -49,9 +49,9 @@ class MixtureProposal:
 
     The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
     With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) the network at `own` is
-    symmetrised: a draw is moved by a random one, and its density is the mean over all of them. The hotter one is not: it
-    is there for what the other misses, and for half the cost twice the operations serve better (Cu-Au 512, NESS at the
-    5th percentile: 0.63 with 4 operations of both, 0.71 with 8 of one).
+    symmetrised: a draw is moved by a random one, and its density is the mean over all of them. The hotter one is not:
+    it is there for what the other misses, and for half the cost twice the operations serve better (Cu-Au 512, NESS at
+    the 5th percentile: 0.63 with 4 operations of both, 0.71 with 8 of one).
     """
 
     sampler: TrainedSampler
