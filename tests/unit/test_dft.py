@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import parameters as fitted
 
 from segalflow.artefacts import read_json, write_json, write_structures
-from segalflow.dft.calculation import SCHEMA, deformation, run_calculation
+from segalflow.dft.calculation import SCHEMA, deformation, run_calculation, scaled_to_elements, volume_change
 from segalflow.dft.dataset import build_dataset, read_dataset
 from segalflow.dft.engines import EMT_METALS, ENGINES, check_engine, create_engine
 from segalflow.errors import ArtefactError, DatasetError, EngineError
@@ -27,6 +27,7 @@ SETTINGS = {
     "max_steps": 200,
     "max_strain": 0.1,
     "max_displacement": 0.6,
+    "max_volume_change": 0.3,
 }
 
 
@@ -44,10 +45,11 @@ class Bain(Calculator):
 
     implemented_properties = ("energy", "forces", "stress")
     ideal: Atoms
+    squeeze: float = 2**-0.5
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         tetragonal = np.abs(max(np.array(self.ideal.cell), key=np.linalg.norm)).argmax()
-        squeeze = np.where(np.arange(3) == tetragonal, 2**-0.5, 1) * 2 ** (1 / 6)
+        squeeze = np.where(np.arange(3) == tetragonal, self.squeeze, 1) * self.squeeze ** (-1 / 3)
         metric, wanted = (np.array(c) @ np.array(c).T for c in (atoms.cell, self.ideal.cell @ np.diag(squeeze)))
         away, cell = metric - wanted, np.array(atoms.cell)
         stress = 0.2 * cell.T @ away @ cell / atoms.get_volume()
@@ -144,6 +146,32 @@ def test_a_relaxation_that_runs_away_is_caught_though_it_converges(pool, monkeyp
     assert (record["status"], "left its parent lattice: strain 0.2" in record["reason"]) == ("collapsed", True)
     # Nor does one pass that was cut short on the way there.
     assert run_calculation(layered, FCC, "ase", {**settings, "max_steps": 1})["status"] == "unconverged"
+
+
+def test_a_volume_far_from_the_elements_counts_as_collapsed(pool, monkeypatch) -> None:
+    layered = next(s for s in pool if structure_name(s, FCC) == "CuAu L1_0")
+    settings = {**SETTINGS, "max_strain": 0.2}
+    change = volume_change(Atoms("CuAu", cell=np.diag([2.0, 1.0, 3.61**3 / 4 + 4.08**3 / 4]), pbc=True))
+    assert change == pytest.approx(1.0)
+    assert run_calculation(layered, FCC, "emt", settings)["status"] == "converged"
+    swollen = layered.copy()
+    swollen.set_cell(1.15 * np.array(scaled_to_elements(layered).cell), scale_atoms=True)
+    monkeypatch.setattr(Bain, "ideal", swollen, raising=False)
+    settings |= {"parameters": {"calculator": f"{Bain.__module__}.Bain"}}
+    reasons = {}
+    monkeypatch.setattr(Bain, "squeeze", 1.0)
+    for allowed in (0.3, 1.0):
+        record = run_calculation(layered, FCC, "ase", {**settings, "max_volume_change": allowed})
+        reasons[allowed] = (record["status"], record["reason"])
+    assert reasons[0.3] == (
+        "collapsed",
+        "left its parent lattice: its volume is +52% off the mean of its elements, allowed 30%",
+    )
+    assert reasons[1.0] == ("converged", "")
+    # A cell that was given is nobody's relaxation.
+    wide = parent_lattice("fcc", 5.0, ["Cu", "Au"])
+    far = enumerate_pool(wide, 2)[2]
+    assert run_calculation(far, wide, "emt", {**SETTINGS, "relax": "positions"})["status"] == "converged"
 
 
 def test_a_reduced_cell_is_the_engines_own_affair(pool, monkeypatch) -> None:

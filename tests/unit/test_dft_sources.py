@@ -30,7 +30,7 @@ from segalflow.provenance import file_sha256
 from segalflow.structures.enumeration import enumerate_pool
 
 FCC = parent_lattice("fcc", 3.85, ["Cu", "Au"])
-LIMITS = {"max_strain": 0.1, "max_displacement": 0.6}
+LIMITS = {"max_strain": 0.1, "max_displacement": 0.6, "max_volume_change": 0.3}
 VASP = {
     "preset": "paper",
     "incar": {},

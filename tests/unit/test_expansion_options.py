@@ -295,9 +295,12 @@ def test_a_ground_state_missing_from_the_data_is_reported(dataset) -> None:
     full = search_ground_states(fitted.expansion, [], max_atoms=5, seed=1)
     lost = full.states[full.states["n_atoms"] > 1].iloc[0]["structure"]
     known = [s for s in dataset if s.info["structure"] != lost]
-    found = search_ground_states(fitted.expansion, [(4, 4, 4)], max_atoms=4, seed=1, known=known, sweeps=10)
+    found = search_ground_states(
+        fitted.expansion, [(4, 4, 4)], max_atoms=4, seed=1, known=known, excluded={lost: "collapsed"}, sweeps=10
+    )
     row = found.states.set_index("structure").loc[lost]
-    assert not row["known"]
+    assert (row["known"], row["excluded"]) == (False, "collapsed")
+    assert (found.states["excluded"] == "").sum() == len(found.states) - 1
     assert row["below_hull"] > 1e-4
     assert 0 < row["energy_stderr"] < 0.005
     assert found.structures[list(found.states["structure"]).index(lost)].info["structure"] == lost

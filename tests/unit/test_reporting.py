@@ -96,6 +96,7 @@ def test_states_below_the_hull_are_said() -> None:
             "formation_energy": [0.0, -0.0123, -0.03],
             "below_hull": [0.0, 0.0034, 0.0],
             "known": [True, False, True],
+            "excluded": ["", np.nan, ""],
             "found_by": ["known", "annealing 4x4x4", "known"],
         }
     )
@@ -109,3 +110,9 @@ def test_states_below_the_hull_are_said() -> None:
     add_found_states(quiet, states.assign(below_hull=0.0))
     assert (quiet.warnings, quiet.tables) == ([], [])
     assert quiet.sentences == ["The search for ground states found nothing below the hull of the data."]
+    # A state whose calculation collapsed is not to be calculated.
+    vain = Section("fit")
+    add_found_states(vain, states.assign(excluded=["", "collapsed", ""]))
+    assert vain.tables == []
+    assert "puts Cu3Au D0_22 below the hull of the data, whose own calculation counts as collapsed" in vain.warnings[0]
+    assert vain.sentences == ["The search for ground states found nothing else below the hull of the data."]

@@ -254,6 +254,15 @@ def test_l1_0_relaxed_to_b2_is_collapsed(pool, tmp_path) -> None:
     assert examine(tmp_path, REQUEST, Limits(), FCC, layered).status == "collapsed"
 
 
+def test_a_relaxed_volume_far_from_the_elements_is_collapsed(l1_2, tmp_path) -> None:
+    swollen = l1_2.copy()
+    swollen.set_cell(1.25 * np.array(l1_2.cell), scale_atoms=True)
+    write_run(tmp_path, l1_2, final=swollen)
+    found = examine(tmp_path, REQUEST, Limits(), FCC, l1_2)
+    assert (found.status, "its volume is +" in found.reason) == ("collapsed", True)
+    assert examine(tmp_path, REQUEST, Limits(max_volume_change=1.2), FCC, l1_2).status == "converged"
+
+
 def test_an_atom_far_from_its_site_is_collapsed(l1_2, tmp_path) -> None:
     moved = l1_2.copy()
     moved.positions[0] += (1.0, 0.2, 0.0)

@@ -137,7 +137,12 @@ def test_without_a_licence_it_says_what_to_set(pool, vasp, tmp_path) -> None:
     made = vasp_inputs(pool[0], FCC.elements, vasp)
     assert not write_inputs(tmp_path / "x", made, "PBE_54")
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"]
-    settings = {"vasp": {**vasp, "command": "true"}, "max_strain": 0.1, "max_displacement": 0.6}
+    settings = {
+        "vasp": {**vasp, "command": "true"},
+        "max_strain": 0.1,
+        "max_displacement": 0.6,
+        "max_volume_change": 0.3,
+    }
     with pytest.raises(EngineError, match=r"no licensed POTCAR library.*mode: write"):
         run_vasp(pool[0], FCC, settings, tmp_path)
 
@@ -175,7 +180,7 @@ def test_a_job_restarts_from_contcar_until_it_converges(manner, attempts, status
     folder = tmp_path / f"{structure.info['structure']}-{vasp_inputs(structure, FCC.elements, block).fingerprint}"
     folder.mkdir()
     (folder / "POTCAR").write_text("licensed")
-    settings = {"vasp": block, "max_strain": 0.1, "max_displacement": 0.6}
+    settings = {"vasp": block, "max_strain": 0.1, "max_displacement": 0.6, "max_volume_change": 0.3}
     record = run_vasp(structure, FCC, settings, tmp_path)
     assert record["status"] == status, record["reason"]
     assert len(list(folder.glob("attempt_*"))) == kept
@@ -199,4 +204,9 @@ def test_a_command_that_is_not_there_is_a_sentence(pool, vasp, tmp_path) -> None
     folder.mkdir()
     (folder / "POTCAR").write_text("licensed")
     with pytest.raises(EngineError, match="'no_such_vasp_std' does not exist"):
-        run_vasp(pool[0], FCC, {"vasp": block, "max_strain": 0.1, "max_displacement": 0.6}, tmp_path)
+        run_vasp(
+            pool[0],
+            FCC,
+            {"vasp": block, "max_strain": 0.1, "max_displacement": 0.6, "max_volume_change": 0.3},
+            tmp_path,
+        )

@@ -159,10 +159,13 @@ def expansion_settings(*keys):
     }
 
 
-def dataset_if_named(wildcards):
-    """The dataset of the wildcard's expansion; a published one may have none."""
-    named = "calculation" in CONFIG["expansions"][wildcards.expansion]
-    return of_calculation("dataset.extxyz")(wildcards) if named else []
+def if_named(path):
+    """A file of the calculation of the wildcard's expansion; a published one may have none."""
+    return lambda wildcards: (
+        of_calculation(path)(wildcards)
+        if "calculation" in CONFIG["expansions"][wildcards.expansion]
+        else []
+    )
 
 
 def ensembles(cells):

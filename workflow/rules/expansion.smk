@@ -33,7 +33,7 @@ rule import_expansion:
         published=lambda wildcards: CONFIG["expansions"][wildcards.expansion][
             "published"
         ],
-        dataset=dataset_if_named,
+        dataset=if_named("dataset.extxyz"),
     output:
         model=update("results/{study}/expansion/{expansion}/model.json"),
         metrics=update("results/{study}/expansion/{expansion}/metrics.json"),
@@ -119,7 +119,8 @@ rule train_crystal_graph:
 rule search_ground_states:
     input:
         model="results/{study}/expansion/{expansion}/model.json",
-        dataset=dataset_if_named,
+        dataset=if_named("dataset.extxyz"),
+        excluded=if_named("excluded.csv"),
     output:
         table="results/{study}/expansion/{expansion}/found_states.csv",
         structures="results/{study}/expansion/{expansion}/found_states.extxyz",

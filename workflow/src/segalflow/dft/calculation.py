@@ -69,6 +69,41 @@ def deformation(ideal: Atoms, relaxed: Atoms) -> dict[str, float]:
     }
 
 
+def volume_change(atoms: Atoms) -> float | None:
+    """Return the volume against the mean of the elements' reference crystals, minus 1; None where one is not known."""
+    volumes = [elemental_volume(s) for s in atoms.get_chemical_symbols()]
+    return None if any(v is None for v in volumes) else float(atoms.get_volume() / sum(volumes) - 1)
+
+
+def left_lattice(
+    change: Mapping[str, float],
+    max_strain: float,
+    max_displacement: float,
+    volume: tuple[float | None, float] = (None, 0),
+) -> str:
+    """Return why a relaxed structure is not on its parent lattice any more, or an empty text.
+
+    Args:
+        change: see `deformation`.
+        max_strain: largest deviatoric strain.
+        max_displacement: largest distance of an atom from its site, Angstrom.
+        volume: of a relaxed cell its `volume_change` and the largest one allowed.
+    """
+    if change["deviatoric_strain"] > max_strain:
+        return f"left its parent lattice: strain {change['deviatoric_strain']:.3f}, allowed {max_strain}"
+    if change["max_displacement"] > max_displacement:
+        return (
+            f"left its parent lattice: an atom moved {change['max_displacement']:.2f} A, allowed {max_displacement} A"
+        )
+    found, allowed = volume
+    if found is not None and abs(found) > allowed:
+        return (
+            f"left its parent lattice: its volume is {100 * found:+.0f}% off the mean of its elements, allowed "
+            f"{100 * allowed:.0f}%"
+        )
+    return ""
+
+
 def _relax(atoms: Atoms, relax: str, fmax: float, max_steps: int) -> tuple[bool, int]:
     """Relax in place; return whether it converged and the number of steps."""
     from ase.filters import FrechetCellFilter
@@ -93,7 +128,7 @@ def run_calculation(
         lattice: its parent lattice.
         engine: name in `segalflow.dft.engines.ENGINES`.
         settings: ``parameters`` of the engine, ``relax``, ``fmax`` (eV/Angstrom), ``max_steps``, ``max_strain``,
-            ``max_displacement`` (Angstrom).
+            ``max_displacement`` (Angstrom), ``max_volume_change``.
 
     Returns:
         Plain types: structure, status, reason, energy (eV, whole cell), cell, positions, symbols, occupation,
@@ -141,13 +176,8 @@ def run_calculation(
     if not converged:
         reason = f"not converged to {settings['fmax']} eV/A in {n_steps} steps"
         return {**record, "status": UNCONVERGED, "reason": reason}
-    if change["deviatoric_strain"] > settings["max_strain"]:
-        reason = f"left its parent lattice: strain {change['deviatoric_strain']:.3f}, allowed {settings['max_strain']}"
-        return {**record, "status": COLLAPSED, "reason": reason}
-    if change["max_displacement"] > settings["max_displacement"]:
-        reason = (
-            f"left its parent lattice: an atom moved {change['max_displacement']:.2f} A, "
-            f"allowed {settings['max_displacement']} A"
-        )
-        return {**record, "status": COLLAPSED, "reason": reason}
-    return {**record, "status": CONVERGED, "reason": ""}
+    volume = volume_change(atoms) if settings["relax"] == "full" else None
+    reason = left_lattice(
+        change, settings["max_strain"], settings["max_displacement"], (volume, settings["max_volume_change"])
+    )
+    return {**record, "status": COLLAPSED if reason else CONVERGED, "reason": reason}

@@ -6,7 +6,6 @@ function that takes the parameters and returns an `Engine`, and register it in `
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +73,6 @@ def _ase(parameters: Mapping[str, Any]) -> Engine:
     return Engine("ase", f"{path} {getattr(module, '__version__', '')}".strip(), None, lambda atoms: kind(**options))
 
 
-@functools.cache
 def _require(module: str, engine: str, how: str) -> Any:
     """Import an optional engine's package, or say how to get it."""
     try:

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from segalflow.dft.calculation import COLLAPSED, CONVERGED, FAILED, UNCONVERGED, deformation
+from segalflow.dft.calculation import (
+    COLLAPSED,
+    CONVERGED,
+    FAILED,
+    UNCONVERGED,
+    deformation,
+    left_lattice,
+    volume_change,
+)
 from segalflow.dft.matching import Match, match_to_lattice
 from segalflow.dft.vasp_outputs import UnreadableOutput, VaspOutput, output_files, read_output
 from segalflow.errors import LatticeError
@@ -54,12 +62,14 @@ class Limits:
     Attributes:
         max_strain: largest deviatoric strain.
         max_displacement: largest distance of an atom from its site, Angstrom.
+        max_volume_change: largest `segalflow.dft.calculation.volume_change` of a run that relaxed its cell.
         max_pressure: largest remaining pressure of a run that relaxed its cell, kbar.
         energy_range: lowest and highest sane energy, eV/atom.
     """
 
     max_strain: float = 0.1
     max_displacement: float = 0.6
+    max_volume_change: float = 0.3
     max_pressure: float = 10.0
     energy_range: tuple[float, float] = (-30.0, 0.0)
 
@@ -111,6 +121,10 @@ def _is_static(settings: Mapping[str, Any]) -> bool:
     return int(_number(settings.get("NSW", 0)) if settings.get("NSW") is not None else 0) <= 0 or (
         int(_tag(settings, "IBRION", -1)) == -1
     )
+
+
+def _relaxes_cell(settings: Mapping[str, Any]) -> bool:
+    return not _is_static(settings) and int(_tag(settings, "ISIF", 2)) in (3, 6, 7)
 
 
 def _settings_fault(output: VaspOutput, request: VaspRequest) -> str:
@@ -192,9 +206,13 @@ def _convergence_fault(output: VaspOutput, request: VaspRequest, limits: Limits)
                 return f"ions: the largest force is {largest:.4f} eV/A, EDIFFG asks for {abs(criterion)}"
         if criterion > 0 and output.ionic_change is not None and not output.ionic_change <= max(criterion, 1e-6) * 1.5:
             return f"ions: the energy still changed by {output.ionic_change:.1e} eV, EDIFFG asks for {criterion}"
-    relaxes_cell = int(_tag(found, "ISIF", 2)) in (3, 6, 7)
     left = None if output.pressure is None else abs(output.pressure - _number(asked.get("PSTRESS", 0.0)))
-    if "PRESSURE" not in request.unchecked and relaxes_cell and left is not None and not left <= limits.max_pressure:
+    if (
+        "PRESSURE" not in request.unchecked
+        and _relaxes_cell(found)
+        and left is not None
+        and not left <= limits.max_pressure
+    ):
         return f"cell: a pressure of {output.pressure:.1f} kbar is left, allowed {limits.max_pressure}"
     return ""
 
@@ -228,18 +246,17 @@ def judge_run(output: VaspOutput, request: VaspRequest, limits: Limits | None = 
     return CONVERGED, ""
 
 
-def judge_deformation(change: Mapping[str, float], limits: Limits) -> tuple[str, str]:
-    """Return the status and reason of a relaxed structure by its distance from the parent lattice."""
-    if change["deviatoric_strain"] > limits.max_strain:
-        return COLLAPSED, (
-            f"left its parent lattice: strain {change['deviatoric_strain']:.3f}, allowed {limits.max_strain}"
-        )
-    if change["max_displacement"] > limits.max_displacement:
-        return COLLAPSED, (
-            f"left its parent lattice: an atom moved {change['max_displacement']:.2f} A, "
-            f"allowed {limits.max_displacement} A"
-        )
-    return CONVERGED, ""
+def judge_deformation(change: Mapping[str, float], limits: Limits, relaxed: Atoms | None = None) -> tuple[str, str]:
+    """Return the status and reason of a structure by its distance from the parent lattice.
+
+    Args:
+        change: see `segalflow.dft.calculation.deformation`.
+        limits: what still counts as the parent lattice.
+        relaxed: the structure, if its cell was relaxed: then its volume counts too.
+    """
+    volume = None if relaxed is None else volume_change(relaxed)
+    reason = left_lattice(change, limits.max_strain, limits.max_displacement, (volume, limits.max_volume_change))
+    return (COLLAPSED, reason) if reason else (CONVERGED, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +350,8 @@ def _judge_structure(
         end = match_to_lattice(output.final, lattice)
     except LatticeError as error:
         return COLLAPSED, f"left its parent lattice: {error}", start
-    status, reason = judge_deformation(end.deformation, limits)
+    relaxed = output.final if _relaxes_cell(output.settings) else None
+    status, reason = judge_deformation(end.deformation, limits, relaxed)
     if status == CONVERGED and end.ideal.info["structure"] != start.ideal.info["structure"]:
         status = COLLAPSED
         reason = (

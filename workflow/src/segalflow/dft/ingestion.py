@@ -222,12 +222,13 @@ def gather(
 
 
 def limits_of(settings: Mapping[str, Any]) -> Limits:
-    """Return the limits of a calculation's settings (max_strain, max_displacement, vasp.max_pressure/energy_range)."""
+    """Return the limits of a calculation's settings (limits of the lattice, vasp.max_pressure/energy_range)."""
     vasp = settings.get("vasp", {})
     usual = Limits()
     return Limits(
         settings["max_strain"],
         settings["max_displacement"],
+        settings["max_volume_change"],
         vasp.get("max_pressure", usual.max_pressure),
         tuple(vasp.get("energy_range", usual.energy_range)),
     )
@@ -333,7 +334,7 @@ def ingest_vasp(
     Args:
         runs: folders (or output files), each with the structure (or its id) it should be of, or None.
         lattice: parent lattice.
-        settings: of the calculation: vasp, max_strain, max_displacement.
+        settings: of the calculation: vasp, max_strain, max_displacement, max_volume_change.
         pool: structures that are wanted; without it those that are found.
     """
     limits, vasp = limits_of(settings), settings["vasp"]
@@ -351,7 +352,7 @@ def ingest_vasp(
     common = {
         "engine": "vasp",
         "engine_version": "VASP",
-        "settings": {k: settings[k] for k in ("max_displacement", "max_strain", "vasp")},
+        "settings": {k: settings[k] for k in ("max_displacement", "max_strain", "max_volume_change", "vasp")},
     }
     return gather(judged, lattice, common, pool, vasp["max_formation"])
 

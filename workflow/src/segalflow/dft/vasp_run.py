@@ -56,7 +56,8 @@ def run_vasp(structure: Atoms, lattice: ParentLattice, settings: Mapping[str, An
     Args:
         structure: ideal structure with ``info["structure"]``.
         lattice: its parent lattice.
-        settings: of the calculation: vasp (with ``command`` and ``attempts``), max_strain, max_displacement.
+        settings: of the calculation: vasp (with ``command`` and ``attempts``), max_strain, max_displacement,
+            max_volume_change.
         work: folder of all runs of this calculation; the run's own folder is named by structure and settings.
 
     Returns:

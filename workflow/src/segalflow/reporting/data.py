@@ -155,8 +155,18 @@ def add_found_states(section: Section, states: pd.DataFrame) -> None:
         states: `segalflow.sampling.ground_states.GroundStateSearch.states`.
     """
     new = states[~states["known"].astype(bool) & (states["below_hull"] > 0)]
+    vain = new["excluded"].fillna("").astype(str)
+    for status, rows in new[vain != ""].groupby(vain):
+        section.warnings.append(
+            f"The expansion puts {', '.join(rows['name'])} below the hull of the data, whose own calculation counts as "
+            f"{status} (see missing.csv): nothing holds the expansion there, and the diagram beside it is in doubt."
+        )
+    new = new[vain == ""]
     if not len(new):
-        section.sentences.append("The search for ground states found nothing below the hull of the data.")
+        section.sentences.append(
+            "The search for ground states found nothing " + ("else " if (vain != "").any() else "") + "below the hull "
+            "of the data."
+        )
         return
     lowest = new.loc[new["below_hull"].idxmax()]
     error = lowest["energy_stderr"]

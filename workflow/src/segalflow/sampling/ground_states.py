@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,8 @@ class GroundStateSearch:
         states: the ground states of everything looked at, in order of x: structure (id), name, space_group, n_atoms,
             x, energy (of the model, eV/atom), energy_stderr, formation_energy (against the model's own pure elements,
             eV/atom), below_hull (how far below the hull of the structures known before, eV/atom; 0 for a known state
-            and where none were given), known, found_by (``enumeration``, ``known`` or the annealed cell).
+            and where none were given), known, excluded (status of its calculation, where that was of no use, else
+            empty), found_by (``enumeration``, ``known`` or the annealed cell).
         structures: the same states as ideal structures.
         candidates: one row an enumerated structure: structure, n_atoms, x, energy, energy_stderr.
         pool: the enumerated structures, in the order of `candidates`.
@@ -124,6 +125,7 @@ def search_ground_states(
     max_atoms: int,
     seed: int,
     known: Sequence[Atoms] = (),
+    excluded: Mapping[str, str] | None = None,
     sweeps: int = 40,
     n_temperatures: int = 25,
     n_delta_mu: int = 63,
@@ -136,6 +138,7 @@ def search_ground_states(
         max_atoms: all structures with up to this many atoms in the primitive cell are evaluated.
         seed: seed of all random draws.
         known: ideal structures known before (with ``info["structure"]``), whose hull the findings are compared with.
+        excluded: statuses of structures (by id) that were calculated in vain: collapsed, failed.
         sweeps: sweeps at each temperature of a cooling.
         n_temperatures: temperatures of a cooling.
         n_delta_mu: chemical potentials of the chains.
@@ -194,7 +197,7 @@ def search_ground_states(
                 label = "x".join(str(v) for v in np.array(repeat).ravel())
                 found.append((atoms, f"annealing {label}"))
                 points_x, points_energy = np.append(points_x, here_x[i]), np.append(points_energy, here_energy[i])
-    return _assemble(expansion, found, reference_x, reference_energy, candidates, pool, evaluations)
+    return _assemble(expansion, found, reference_x, reference_energy, candidates, pool, evaluations, excluded or {})
 
 
 def _composition(atoms: Atoms, expansion: ClusterExpansion) -> float:
@@ -209,6 +212,7 @@ def _assemble(
     candidates: pd.DataFrame,
     pool: list[Atoms],
     evaluations: int,
+    excluded: Mapping[str, str],
 ) -> GroundStateSearch:
     """Reduce what was found to the states on the hull, and describe them."""
     structures = [atoms for atoms, _ in found]
@@ -234,6 +238,7 @@ def _assemble(
                 "formation_energy": float(energy[i] - (1 - x[i]) * ends[0] - x[i] * ends[1]),
                 "below_hull": below if below > TOLERANCE else 0.0,
                 "known": by == "known",
+                "excluded": excluded.get(atoms.info["structure"], ""),
                 "found_by": by,
             }
         )
