@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
+from segalflow.phases.critical_point import DEFAULTS as CUMULANTS
+from segalflow.phases.critical_point import follow_line
 from segalflow.phases.equal_weight import OVERLAPPING, PARTING, VISIBLE
 from segalflow.phases.gaps import (
     Gap,
@@ -194,8 +196,12 @@ def _describe(
         note = "between the last temperature with a gap and the next without"
     else:
         middle, error, top_x, x_error = found
-        interval = normal_interval(middle, error, confidence)
-        note = "where the free energy loses its concave part"
+        low, high = normal_interval(middle, error, confidence)
+        falls = follow_line(free, [(t, g.gap) for t, g in every], line, CUMULANTS).falls(CUMULANTS["cumulant"])
+        if np.isfinite(falls[0]):
+            low = min(low, normal_interval(float(falls[0]), replicate_stderr(falls), confidence)[0])
+        interval = (low, high)
+        note = "where the free energy loses its concave part, in a finite cell above its critical point"
     findings.points.append(
         BoundaryPoint(
             CRITERION, method, cell, line, "gap_top", middle, *interval, float(tangent.delta_mu[0]), *mu, top_x,
