@@ -7,7 +7,7 @@
 For every system the network is trained, the grid is swept by importance sampling with the defensive mixture, and the
 proposal is scored from both sides (its own draws, and a replica-exchange pool that never saw it); the lower of both
 counts. Cells of 16 and 27 sites are also scored exactly (`exact_ness`), and their log Z and x are compared with exact
-sums, from as many draws as that takes (`System.precise`). `--keep` keeps trained networks in a folder and takes them
+sums, from as many draws as that takes (`precise_errors`). `--keep` keeps trained networks in a folder and takes them
 from there: a measurement can be repeated, or a larger cell started, without training again. `--paper` adds the paper's
 network (masked, reverse KL) with the same training time for the systems named. Times are processor seconds of one core.
 """
@@ -56,7 +56,7 @@ class System:
     """A cell with the grid it is judged on, `steps` of training, `draws` a condition, and its own settings.
 
     `start` names the system whose network is the first one; `sweep` holds settings of importance sampling; `precise`
-    are the draws a condition for log Z and x against the exact sum (0: those of the sweep, log Z only).
+    are the first draws a condition for log Z and x against the exact sum (`precise_errors`).
     """
 
     expansion: str | None
@@ -73,27 +73,31 @@ class System:
 
 WIDE = {"window": 7.7}
 """For cells of 250 sites and more: the next 140 sites."""
-LARGE = {"refresh_every": 10}
-"""Draws cost more than steps there."""
+SHARED = WIDE | {"site_features": 24}
+"""For cells of 500 sites and more: what belongs to single sites by what they see."""
+LARGE = {"refresh_every": 10, "site_groups": 4}
+"""Draws cost more than steps there, and steps of a quarter of the sites are better than a quarter of the steps."""
 TUNE = {"refresh_every": 20, "learning_rate": 0.002, "pool_sweeps": 100, "colder": 0}
 """For a cell that starts from a smaller one's network."""
 
 
-def symmetrised(below: float) -> dict[str, Any]:
-    """Settings of the sweep: the proposal averaged over 8 operations where it is weaker, and a p side of 256."""
-    return {"symmetrise_below": below, "pool_samples": 256}
+def symmetrised(below: float, pool_samples: int = 256) -> dict[str, Any]:
+    """Settings of the sweep: the proposal averaged over 8 operations where it is weaker, and size of the p side."""
+    return {"symmetrise_below": below, "pool_samples": pool_samples}
 
 
 SYSTEMS = {
-    "ising-10": System(None, (10, 10, 1), ISING, 4500, sweep=symmetrised(0.99)),
+    "ising-10": System(None, (10, 10, 1), ISING, 4500, sweep=symmetrised(0.99), precise=2000),
     "ising-20": System(None, (20, 20, 1), ISING, 5000, {"window": 5.0}),
     "cuau-16": System("cuau", (2, 2, 4), CUAU, 6000, sweep=symmetrised(0.9), precise=10000),
     "cuau-128": System("cuau", (8, 4, 4), CUAU, 16000, sweep=symmetrised(0.98)),
     "cuau-128-long": System("cuau", (8, 4, 4), CUAU, 54000, sweep=symmetrised(0.98)),
     "cuau-256": System("cuau", (8, 8, 4), CUAU, 15000, WIDE, sweep=symmetrised(0.97)),
-    "cuau-512": System("cuau", (8, 8, 8), CUAU, 11000, WIDE, LARGE),
-    "cuau-1000": System("cuau", (10, 10, 10), CUAU, 9500, WIDE, LARGE),
-    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 1500, WIDE, TUNE, "cuau-1000", 100),
+    "cuau-512": System("cuau", (8, 8, 8), CUAU, 28000, SHARED, LARGE, sweep=symmetrised(0.97)),
+    "cuau-1000": System(
+        "cuau", (10, 10, 10), CUAU, 36000, SHARED, LARGE | {"site_groups": 8}, sweep=symmetrised(0.97, 128)
+    ),
+    "cuau-4096": System("cuau", (16, 16, 16), CUAU, 20000, SHARED, TUNE | {"site_groups": 32}, "cuau-1000", 100),
     "agpd-27": System("agpd", (3, 3, 3), AGPD, 30000, sweep=symmetrised(0.9), precise=20000),
     "agpd-125": System("agpd", (5, 5, 5), AGPD, 14000, sweep=symmetrised(0.975)),
     "agpd-125-long": System("agpd", (5, 5, 5), AGPD, 45000, sweep=symmetrised(0.975)),
@@ -112,6 +116,8 @@ TRAINING = {
     "ness_target": None,
     "checkpoint_every": 10**9,
 }
+LOG_Z_ERROR = 2.5e-5
+"""Standard error of log Z per site up to which `precise_errors` draws; the largest of 861 is some 3.5 times that."""
 PAPER_DRAWS = 200
 """Draws a condition of the paper's network, which takes one forward pass a site for each."""
 PAPER = {**TRAINING, "objective": "reverse_kl", "learning_rate": 0.001}
@@ -143,23 +149,27 @@ def exact_sums(name: str, system: System, model: SpinPolynomial, cell: Supercell
 
 def precise_errors(
     system: System, sampler: TrainedSampler, exact: tuple[np.ndarray, ...]
-) -> tuple[float, dict[str, float]]:
-    """Return the largest error of log Z per site over the grid, and of x at 250 and 750 K.
+) -> tuple[float, dict[str, float], float]:
+    """Return the largest error of log Z per site over the grid, of x at 250 and 750 K, and the mean number of draws.
 
-    From `System.precise` draws of every condition, pooled by multistate reweighting as in the workflow.
+    Every condition gets `System.precise` draws and more until its stated error of log Z per site is `LOG_Z_ERROR`; x is
+    of the first draws of all conditions, pooled by multistate reweighting as in the workflow.
     """
     temperature, mu = system.grid
     collected: list[Any] = []
     table = sample_importance(
         sampler, sampler.cell.lattice.species[0], temperature, mu, seed=4, samples_per_condition=system.precise,
-        max_factor=1, repair="none", keep_samples=system.precise, collect=collected.append,
+        max_factor=200, log_z_error=LOG_Z_ERROR, repair="none", keep_samples=system.precise, collect=collected.append,
         **{**system.sweep, "pool_sweeps": 0},
     )  # fmt: skip
+    log_z = float(np.abs(table["log_z"].values - exact[0]).max()) / sampler.n_sites
+    draws = float(table["n_samples"].mean())
+    own = {f"{t:.0f}": int(np.flatnonzero(temperature == t)[0]) for t in (250.0, 750.0) if t in temperature}
+    if not own:
+        return log_z, {}, draws
     free = free_energy_of_samples(pool_samples(collected.pop(), table), table, replicates=2)
-    found = free.observables(mu)
-    log_z = float(np.abs(found["log_z"] - exact[0]).max()) / sampler.n_sites
-    x_error = np.abs(found["composition"][..., 1] - exact[1]).max(axis=1)
-    return log_z, {f"{own:.0f}": float(x_error[temperature == own][0]) for own in (250.0, 750.0)}
+    x_error = np.abs(free.observables(mu)["composition"][..., 1] - exact[1]).max(axis=1)
+    return log_z, {name: float(x_error[t]) for name, t in own.items()}, draws
 
 
 def measure(
@@ -202,11 +212,12 @@ def measure(
         )
         swept = time.process_time() - start
         ness = lower_ness(table)
-        error, x_errors, exactly = None, {}, None
+        error, x_errors, exactly, for_log_z = None, {}, None, None
         if exact is not None:
-            error = float(np.abs(table["log_z"].values - exact[0]).max() / model.n_sites)
+            error, for_log_z = float(np.abs(table["log_z"].values - exact[0]).max() / model.n_sites), float(n)
         if system.precise and label == "physics":
-            error, x_errors = precise_errors(system, sampler, exact)
+            error, x_errors, for_log_z = precise_errors(system, sampler, exact)
+        if model.n_sites <= 27 and label == "physics":
             operations = choose_operations(sampler, system.sweep.get("symmetries", 8), np.random.default_rng(5))
             below = system.sweep.get("symmetrise_below", 0.5)
             exactly = exact_ness(sampler, levels_of(model), system.grid, operations, below)
@@ -229,6 +240,7 @@ def measure(
                 "above_0.1": float((ness > 0.1).mean()),
                 "above_0.5": float((ness > 0.5).mean()),
                 "log_z_error_per_site": error,
+                "log_z_draws": for_log_z,
                 "x_errors": x_errors,
                 "exact_ness": None if exactly is None else _quantiles(exactly),
             }
@@ -312,13 +324,15 @@ def table_of(rows: list[dict[str, Any]]) -> str:
     head = (
         "| system | network | steps | training, s | evaluations | draws | NESS q: min / 5 % / median | "
         "p: min / 5 % / median | lower: min / 5 % / median | > 0.1 | exact NESS: min / 5 % / median | "
-        "max error of log Z per site | of x at 250, 750 K | symmetry R² (with spin flip) |\n" + "|---" * 14 + "|"
+        "max error of log Z per site (mean draws for it) | of x at 250, 750 K | "
+        "symmetry R² (with spin flip) |\n" + "|---" * 14 + "|"
     )
     lines = []
     for r in rows:
         sides = [" / ".join(f"{v:.3f}" for v in r[side]) for side in ("q", "p", "lower")]
         exact = "–" if r["exact_ness"] is None else " / ".join(f"{v:.3f}" for v in r["exact_ness"])
         error = "–" if r["log_z_error_per_site"] is None else f"{r['log_z_error_per_site']:.1e}"
+        error += f" ({r['log_z_draws']:.1e})" if r.get("log_z_draws") else ""
         lines.append(
             f"| {r['system']} | {r['network']} | {r['steps']} | {r['train_s']:.0f} | {r['evaluations']:.1e} | "
             f"{r['draws']} | {' | '.join(sides)} | {100 * r['above_0.1']:.1f} % | {exact} | {error} | "

@@ -217,3 +217,45 @@ def two_sublattice_sweep(image, w, temperature, delta_mu, samples, seed):
     table |= {name + end: zero for name in ("energy", "heat_capacity", "susceptibility") for end in ("", "_stderr")}
     table |= {"n_samples": zero + samples, "energy_evaluations": zero + samples, "reliable": zero + 1}
     return sample_set("snis", *axes, variables, source), ensemble_table("snis", *axes, table, source)
+
+
+def compound_log_weight(n_sites, temperature, phases):
+    """log sum exp(-U/kT) by composition of ordered phases with independent point defects.
+
+    A phase (c, e, d, m) has c n sites of species 1 in place and an energy e n; an atom of species 1 on another site
+    costs d + m, a missing one d - m.
+    """
+    found = []
+    for kelvin in temperature:
+        beta = 1 / (KB * kelvin)
+        every = []
+        for c, e, d, m in phases:
+            home = round(c * n_sites)
+            added = log_binomial(n_sites - home) - beta * (d + m) * np.arange(n_sites - home + 1)
+            lost = log_binomial(home) - beta * (d - m) * np.arange(home + 1)
+            pairs = added[:, None] + lost
+            atoms = home + np.arange(len(added))[:, None] - np.arange(len(lost))
+            every.append([logsumexp(pairs[atoms == k]) for k in range(n_sites + 1)] - beta * e * n_sites)
+        found.append(logsumexp(every, axis=0))
+    return np.array(found)
+
+
+def compound_boundary(kelvin, first, second, window=(-0.2, 0.03)):
+    """delta_mu at which two such phases of an infinite crystal coexist, in a window of it, and their compositions."""
+    beta = 1 / (KB * kelvin)
+
+    def occupied(mu, phase):
+        _, _, d, m = phase
+        return 1 / (1 + np.exp(beta * (d + m - mu))), 1 / (1 + np.exp(beta * (d - m + mu)))
+
+    def potential(mu, phase):
+        c, e, _, _ = phase
+        added, lost = occupied(mu, phase)
+        return e - mu * c + (1 - c) * np.log1p(-added) / beta + c * np.log1p(-lost) / beta
+
+    mu = brentq(lambda mu: potential(mu, first) - potential(mu, second), *window, xtol=1e-14)
+    x = []
+    for phase in (first, second):
+        added, lost = occupied(mu, phase)
+        x.append(phase[0] + (1 - phase[0]) * added - phase[0] * lost)
+    return mu, *x

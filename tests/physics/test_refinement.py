@@ -80,11 +80,11 @@ def test_a_jump_is_bracketed_more_narrowly_than_asked_and_the_truth_stays_inside
         assert abs(row.x_right - right) < 1.96 * row.x_right_stderr + 1e-4
 
 
-@pytest.mark.parametrize("criterion", ["common_tangent", "equal_weight"])
-def test_errors_of_free_energies_fall_below_the_requested_width(criterion) -> None:
+@pytest.mark.parametrize(("criterion", "samples"), [("common_tangent", 250), ("equal_weight", 400)])
+def test_errors_of_free_energies_fall_below_the_requested_width(criterion, samples) -> None:
     inside, widths = [], []
     for seed in range(4):
-        before, after, sweep, _ = refine(criterion, 2, seed, conditions=60, width_delta_mu=6e-4)
+        before, after, sweep, _ = refine(criterion, 2, seed, n=samples, conditions=60, width_delta_mu=6e-4)
         assert set(fields(after)["temperature"]) >= set(T[:4])
         assert added_conditions(sweep).sum() <= 60
         for row in fields(after).itertuples():

@@ -165,6 +165,18 @@ def test_a_phase_the_sampler_never_draws_is_noticed() -> None:
     assert lower[:, 1].min() > 0.3
 
 
+def test_draws_are_added_until_log_z_is_as_sure_as_asked_for() -> None:
+    conditions = {"species": ("down", "up"), "temperature": np.array([1.4, 1.5]), "delta_mu": np.array([1.0, 2.0])}
+    settings = {"seed": 1, "pool_sweeps": 0, "symmetrise_below": 0.0, "repair": "none", "samples_per_condition": 500}
+    plain = sample_importance(OneSided(), **conditions, **settings)
+    asked = float(np.median(plain["log_z_stderr"])) / 16 / 2
+    surer = sample_importance(OneSided(), **conditions, **settings, max_factor=64, log_z_error=asked)
+    assert (surer["log_z_stderr"].values <= 16 * asked).all()
+    assert surer["n_samples"].values.min() < surer["n_samples"].values.max()
+    ended = sample_importance(OneSided(), **conditions, **settings, max_factor=2, log_z_error=asked / 10)
+    assert (ended["n_samples"].values == 1000).all()
+
+
 def test_the_samples_tell_what_the_table_tells() -> None:
     """Also where a repair drew more than are kept, and where another repair replaced the draws."""
     conditions = {"species": ("down", "up"), "temperature": np.array([2.5, 4.0]), "delta_mu": np.array([0.5, 2.0])}

@@ -34,6 +34,7 @@ TRAINING = {
 NETWORKS = {
     "physics": {"kind": "physics", "sizes": {"hidden": 8}},
     "windowed": {"kind": "physics", "sizes": {"hidden": 8, "window": 1.5}},
+    "by features": {"kind": "physics", "sizes": {"hidden": 8, "window": 1.5, "site_features": 3}},
     "made": {"kind": "made", "sizes": {"layers": 2, "width": 2}},
 }
 T, MU = np.array([1.5, 2.5, 4.0]), np.array([-0.5, 0.0, 0.5, 1.0])
@@ -284,8 +285,17 @@ def test_turns_of_both_objectives_have_their_share() -> None:
     assert (sampler.history["loss"].notna() ^ sampler.history["reverse_loss"].notna()).all()
 
 
-@pytest.mark.parametrize(("batch", "kind"), [(1, "physics"), (64, "physics"), (100, "windowed")])
-def test_fused_gradients_equal_autograd(batch, kind) -> None:
+@pytest.mark.parametrize(
+    ("batch", "kind", "sites"),
+    [
+        (1, "physics", (0, 1)),
+        (64, "physics", (0, 1)),
+        (100, "windowed", (0, 1)),
+        (70, "windowed", (1, 5)),
+        (70, "by features", (1, 2)),
+    ],
+)
+def test_fused_gradients_equal_autograd(batch, kind, sites) -> None:
     sampler = untrained(kind)
     rng = np.random.default_rng(batch)
     with torch.no_grad():
@@ -298,7 +308,7 @@ def test_fused_gradients_equal_autograd(batch, kind) -> None:
     condition = torch.from_numpy(sampler.domain.encode(temperature, mu))
     found = []
     for step in (autograd_step, likelihood_step):
-        loss = step(sampler.network, spins, fields, labels, 1 / temperature, mu, condition)
+        loss = step(sampler.network, spins, fields, labels, 1 / temperature, mu, condition, sites=sites)
         found.append((loss, {n: p.grad.clone() for n, p in sampler.network.named_parameters()}))
     (loss, exact), (fused_loss, fused) = found
     assert fused_loss == pytest.approx(loss, rel=1e-6)
@@ -306,8 +316,32 @@ def test_fused_gradients_equal_autograd(batch, kind) -> None:
         assert torch.allclose(fused[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()) + 1e-9), name
 
 
+def test_groups_of_sites_add_up_to_the_whole_gradient() -> None:
+    sampler, rng = untrained("windowed"), np.random.default_rng(4)
+    spins = (2 * rng.integers(0, 2, (40, 12)) - 1).astype(np.int8)
+    inputs = spins, evaluate_past_fields(sampler.fields, spins), rng.random((40, 12)).astype(np.float32)
+    temperature, mu = rng.uniform(1.5, 4.0, 40), rng.uniform(-0.5, 1.0, 40)
+    condition = torch.from_numpy(sampler.domain.encode(temperature, mu))
+    found = []
+    for step, groups in ((likelihood_step, 1), (likelihood_step, 5), (autograd_step, 3)):
+        total, loss = 0.0, 0.0
+        for group in range(groups):
+            loss += step(sampler.network, *inputs, 1 / temperature, mu, condition, sites=(group, groups))
+            total = total + torch.cat([p.grad.flatten() for p in sampler.network.parameters()])
+        found.append((loss, total))
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-6)
+        assert torch.allclose(gradient, found[0][1], rtol=1e-3, atol=1e-6 * float(gradient.abs().max()))
+
+
+def test_training_by_groups_of_sites_learns() -> None:
+    settings = {**TRAINING, "site_groups": 3}
+    sampler = train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
+    assert sampler.history["ness"].dropna().iloc[-1] > 0.5
+
+
 def test_training_stops_at_a_gradient_that_is_not_finite(monkeypatch) -> None:
-    def broken(network, *_):
+    def broken(network, *_, **__):
         for parameter in network.parameters():
             parameter.grad = torch.full_like(parameter, float("nan"))
         return 1.0

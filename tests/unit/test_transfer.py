@@ -65,6 +65,22 @@ def test_neighbours_keep_their_weights_and_sites_their_kind() -> None:
                 assert np.array_equal(here, there), vector
 
 
+def test_features_of_the_larger_cell_fit_the_values_of_the_smaller() -> None:
+    by_features = {"kind": "physics", "sizes": {**NETWORK["sizes"], "site_features": 100}}
+    source = _random_network(SMALL)
+    free, fitted = _random_network(LARGE, seed=1), _random_network(LARGE, by_features, seed=1)
+    for target in (free, fitted):
+        transfer_weights(source, SMALL, target, LARGE)
+    for name in ("b1", "c_site", "bias"):
+        wanted, near = (network.by_site()[name].detach().reshape(72, -1) for network in (free, fitted))
+        # What is left of a least-squares fit has nothing in common with the features.
+        assert (fitted.features.T @ (near - wanted)).abs().max() < 1e-3
+        assert (near - wanted).norm() < 0.8 * wanted.norm()
+    again = _random_network(LARGE, by_features, seed=2)
+    transfer_weights(fitted, LARGE, again, LARGE)
+    assert torch.allclose(again.by_site()["b1"], fitted.by_site()["b1"], atol=1e-3)
+
+
 def test_a_transferred_network_serves_and_is_tuned() -> None:
     small = train(ising_polynomial(SMALL), SMALL, T, H, network=NETWORK, training=TRAINING, seed=1)
     model = ising_polynomial(LARGE)

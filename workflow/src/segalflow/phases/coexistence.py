@@ -15,6 +15,7 @@ from scipy.special import gammaln, logsumexp, xlogy
 
 from segalflow.phases.equal_weight import PARTING, balance_peaks
 from segalflow.phases.gaps import Gap
+from segalflow.phases.tangent_sides import PARTED, STIFF, STRONGEST, Side
 from segalflow.thermo.free_energy import FreeEnergy
 
 
@@ -182,20 +183,27 @@ class Coexistence:
     def finite_cell(self, peaks: Peaks) -> tuple[np.ndarray, float]:
         """Return how far the means of the peaks are from the points of a common tangent: in x, (2,), and delta_mu, eV.
 
-        A tangent takes n sites' worth of random mixing, ``n_sites f_mix``, in place of the logarithm of the binomial
-        coefficient C. To leading order in 1/n_sites, with the cumulants k_2 and k_3 of N in a peak: its mean is ``k_3 /
-        (2 k_2)`` above its maximum, and ``C exp(-n f_mix) ~ 1 / sqrt(x (1 - x))`` moves the maximum by ``-k_2 (1 - 2x)
-        / (2 n x (1 - x))``. A peak's weight is ``sqrt(2 pi k_2)`` times its height (once, for a compound of a single
-        composition). All this vanishes for an ideal solution.
+        Of a peak narrower than random mixing a tangent takes the sums as well, with weights raised to a power where the
+        peaks overlap (`tangent_sides`). Of a wider one it takes the points of f(x), with n sites' worth of random
+        mixing, ``n_sites f_mix``, in place of the logarithm of the binomial coefficient C. To leading order in
+        1/n_sites, with the cumulants k_2 and k_3 of N in the peak: its mean is ``k_3 / (2 k_2)`` above its maximum, and
+        ``C exp(-n f_mix) ~ 1 / sqrt(x (1 - x))`` moves the maximum by ``-k_2 (1 - 2x) / (2 n x (1 - x))``. The peak's
+        weight is ``sqrt(2 pi k_2)`` times its height. All this vanishes for an ideal solution.
         """
         n, shift, weight = self.free.n_sites, np.zeros(2), np.zeros(2)
+        power = np.array([max(1.0, PARTED / max(peaks.barrier, PARTED / STRONGEST))])
         for side, (first, last) in enumerate(peaks.sides()):
             atoms = np.arange(first, last + 1)
             tilted = peaks.weight[0, atoms] + peaks.slope[0] * atoms
-            p = np.exp(tilted - logsumexp(tilted))
+            tilted -= logsumexp(tilted)
+            p = np.exp(tilted)
             mean = float(p @ atoms)
             second, third = float(p @ (atoms - mean) ** 2), float(p @ (atoms - mean) ** 3)
             x = mean / n
+            if second < max(STIFF * n * x * (1 - x), 1.0):
+                raised, value, _ = Side(atoms / n, -tilted[None], False, n, power).sums(-tilted[None])
+                shift[side], weight[side] = raised[0] - x, -value[0]
+                continue
             mixing = -n * (xlogy(x, x) + xlogy(1 - x, 1 - x))
             binomial = gammaln(n + 1) - gammaln(mean + 1) - gammaln(n - mean + 1)
             weight[side] = max(0.5 * np.log(2 * np.pi * max(second, 1e-12)), 0.0) - (mixing - binomial)

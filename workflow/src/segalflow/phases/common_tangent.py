@@ -1,19 +1,21 @@
 """Boundaries as common tangents of the free energy f(x, T): the edges of its lower convex hull.
 
-Each tangent point is refined on a polynomial through f's excess part around the hull's vertex (`gaps`); where the
-excess has a kink, as at an ordered compound, or too few compositions around it, the vertex itself stands. The top of a
-gap is where f loses its concave part.
+The hull's edges say where the gaps are (`gaps`); the phases at their ends are refined from the compositions around each
+(`tangent_sides`). The top of a gap is where f loses its concave part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from segalflow.phases.boundaries import BoundaryPoint, normal_interval
+from segalflow.phases.critical_point import DEFAULTS as CUMULANTS
+from segalflow.phases.critical_point import follow_line
+from segalflow.phases.equal_weight import OVERLAPPING, PARTING, VISIBLE
 from segalflow.phases.gaps import (
     Gap,
     find_gaps,
@@ -25,6 +27,7 @@ from segalflow.phases.gaps import (
 )
 from segalflow.phases.grid import Findings, half_steps, read_settings
 from segalflow.phases.resolution import say_few_points, temperature_unit
+from segalflow.phases.tangent_sides import KINK, Tangent, mixing_entropy, solve_tangent
 from segalflow.thermo.free_energy import FreeEnergy
 
 CRITERION = "common_tangent"
@@ -37,44 +40,11 @@ DEFAULTS: dict[str, Any] = {
     "confidence": 0.95,
 }
 
-DEPTH = 3.0
-"""Height above the tangent, kT of the cell, up to which compositions belong to a phase."""
-KINK = 0.05
-"""Misfit of the polynomial, kT of the cell, above which f counts as kinked."""
-FINE = 400
+RARE = 0.01
+"""Least error of a composition, sites: an excitation that one sample in a hundred of the phase would hold."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """Reduced free energies around one tangent point: main estimate first, then the replicates, (n_draws, n_x)."""
-
-    x: np.ndarray
-    y: np.ndarray
-    smooth: bool
-
-    def lowest(self, slope: np.ndarray, n_sites: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and value of the minimum of ``y - slope n x`` for each draw."""
-        values = self.y - slope[:, None] * n_sites * self.x
-        k = values.argmin(axis=1)
-        rows = np.arange(len(values))
-        if not self.smooth or len(self.x) < 3:
-            return self.x[k], values[rows, k]
-        k = np.clip(k, 1, len(self.x) - 2)
-        low, mid, high = values[rows, k - 1], values[rows, k], values[rows, k + 1]
-        curve = np.maximum(low - 2 * mid + high, 1e-12)
-        shift = np.clip((low - high) / (2 * curve), -1.0, 1.0)
-        step = self.x[1] - self.x[0]
-        return self.x[k] + shift * step, mid - shift * (low - high) / 4
-
-
-@dataclass(frozen=True, eq=False)
-class _Tangent:
-    """One tangent: arrays over main estimate and replicates."""
-
-    left: np.ndarray
-    right: np.ndarray
-    delta_mu: np.ndarray
-    smooth: tuple[bool, bool]
+APART = 0.5
+"""Least height of what parts an ordered phase from the next, kT of the cell, for the two to be told from each other."""
 
 
 def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Findings:
@@ -85,8 +55,8 @@ def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
         settings: any of the keys of `DEFAULTS`.
 
     Returns:
-        A ``two_phase`` point at every temperature of every line; standard errors are those of the replicates (and half
-        a site's, uniformly, where a composition is only known to one site), the interval of delta_mu too. A
+        A ``two_phase`` point at every temperature of every line; standard errors are those of the replicates, of
+        where phases are parted, and `RARE` of a site, for what no sample has met; the interval of delta_mu alike. A
         ``gap_top`` where a line ends inside the window.
 
     Raises:
@@ -99,125 +69,109 @@ def find_common_tangents(free: FreeEnergy, *, settings: Mapping[str, Any]) -> Fi
         findings.notes.append("The free energy is convex everywhere in this window: no two-phase field.")
     own, draws = reduced_curves(free)
     y = np.concatenate([own[None], draws])
-    tangents = [[_polish(free, t, y[:, t], row, i) for i in range(len(row))] for t, row in enumerate(rows)]
-    rows, tangents, lost = _resolved(rows, tangents, options["minimum_gap"])
+    tangents = [_solve_row(free, t, y[:, t], row) for t, row in enumerate(rows)]
+    tangents, lost = _resolved(tangents, options["minimum_gap"])
+    rows = [[tangent.gap for tangent in row] for row in tangents]
     if lost:
         findings.notes.append(f"{lost} gaps are no wider than their error and were left out.")
     for number, members in enumerate(number_lines(free, rows, options["overlap"])):
-        _describe(free, number, [(t, rows[t][i], tangents[t][i]) for t, i in members], options, findings)
+        _describe(free, number, [(t, tangents[t][i]) for t, i in members], options, findings)
     return findings
 
 
-def _side(free: FreeEnergy, t: int, y: np.ndarray, gap: Gap, at_left: bool, bounds: tuple[int, int]) -> _Side:
-    """The compositions around one end of a gap, by a polynomial through the excess where it is smooth.
+def _solve_row(free: FreeEnergy, t: int, y: np.ndarray, row: Sequence[Gap]) -> list[Tangent]:
+    """Tangents of one isotherm, with rising delta_mu.
 
-    They end at `bounds`, the dividers of the gap and of its neighbour on this side: beyond, another phase begins,
-    however low the barrier to it is.
+    Where two beside each other come out the wrong way round, the phase between them is not stable: both are one. (The
+    hull's vertices favour phases of few compositions, whose grand potentials are above their lowest f.)
     """
-    n, vertex = free.n_sites, gap.left if at_left else gap.right
-    slope = gap.delta_mu / (free.boltzmann * free.temperature[t])
-    with np.errstate(invalid="ignore"):
-        above = y[0] - y[0, vertex] - slope * (np.arange(n + 1) - vertex)
-    deep = np.isfinite(above) & (above <= DEPTH)
-    first = last = vertex
-    while first > bounds[0] and deep[first - 1]:
-        first -= 1
-    while last < bounds[1] and deep[last + 1]:
-        last += 1
-    window = np.arange(first, last + 1)
-    discrete = _Side(np.array([vertex / n]), y[:, [vertex]], False)
-    degree = {0: 0, 1: 2, 2: 3}.get(min(len(window) // 5, 3), 4)
-    if not degree:
-        return discrete
-    x, values = window / n, y[:, window] - _mixing(n, window / n)
-    values = np.where(np.isfinite(values), values, values[0])
-    # A replicate's common shift and slope are no misfit: errors are those about the line through its ends.
-    centred = values[1:] - values[0]
-    part = (window - first) / max(last - first, 1)
-    error = (centred - (1 - part) * centred[:, [0]] - part * centred[:, [-1]]).std(axis=0) if len(centred) else 0.0
-    weight = 1.0 / np.hypot(error, 0.02 * np.ones(len(window)))
-    scaled = (x - x.mean()) / max(np.ptp(x), 1e-12)
-    powers = np.vander(scaled, degree + 1)
-    solve = np.linalg.pinv(powers * weight[:, None]) * weight
-    coefficients = values @ solve.T
-    misfit = values[0] - powers @ coefficients[0]
-    bad = np.sqrt(np.mean((misfit * weight) ** 2)) > 3.0 or len(window) < 12
-    if bad and np.abs(misfit).max() > KINK:
-        return discrete
-    fine = np.linspace(x[0], x[-1], FINE)
-    curve = coefficients @ np.vander((fine - x.mean()) / max(np.ptp(x), 1e-12), degree + 1).T
-    return _Side(fine, curve + _mixing(n, fine), True)
-
-
-def _mixing(n_sites: int, x: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return n_sites * (np.nan_to_num(x * np.log(x)) + np.nan_to_num((1 - x) * np.log1p(-x)))
-
-
-def _polish(free: FreeEnergy, t: int, y: np.ndarray, row: Sequence[Gap], i: int) -> _Tangent:
-    """Solve for the tangent of gap `i` for every draw: the slope at which the minima of ``y - slope N`` are level."""
-    n, kt, gap = free.n_sites, free.boltzmann * free.temperature[t], row[i]
-    ends = [-1, *(g.divider for g in row), n + 1]
-    left = _side(free, t, y, gap, True, (ends[i] + 1, gap.divider - 1))
-    right = _side(free, t, y, gap, False, (gap.divider + 1, ends[i + 2] - 1))
-    slope = np.full(len(y), gap.delta_mu / kt)
-    for _ in range(30):
-        (xa, va), (xb, vb) = left.lowest(slope, n), right.lowest(slope, n)
-        known = np.isfinite(va) & np.isfinite(vb)
-        change = np.where(known, np.where(known, vb, 0.0) - np.where(known, va, 0.0), 0.0)
-        change /= n * np.maximum(xb - xa, 1e-9)
-        slope = slope + change
-        if np.abs(change).max() < 1e-12 * max(np.abs(slope).max(), 1.0):
+    gaps = [(gap, gap.divider, gap.divider) for gap in row]  # with the ends of the phases beside each
+    while True:
+        found = _solve_gaps(free, t, y, gaps)
+        wrong = [i for i in range(len(found) - 1) if found[i].delta_mu[0] >= found[i + 1].delta_mu[0]]
+        if not wrong:
             break
-    found = [np.where(known, values, np.nan) for values in (xa, xb, slope * kt)]
-    return _Tangent(*found, (left.smooth, right.smooth))
+        i = wrong[0]
+        (a, first, _), (b, _, last) = gaps[i : i + 2]
+        highest = max(a, b, key=lambda gap: gap.barrier)
+        slope = ((b.right - b.left) * b.delta_mu + (a.right - a.left) * a.delta_mu) / (b.right - a.left)
+        gaps[i : i + 2] = [(Gap(a.left, b.right, highest.divider, highest.barrier, slope), first, last)]
+    moved = []
+    for sign in (-1, 1):
+        ends = []
+        for gap, first, last in gaps:
+            shift = sign * ((gap.right - gap.left) // PARTING)
+            ends.append((gap, max(first + shift, gap.left + 1), min(last + shift, gap.right - 1)))
+        moved.append([np.array([m.left[0], m.right[0], m.delta_mu[0]]) for m in _solve_gaps(free, t, y[:1], ends)])
+    return [
+        replace(tangent, parted=tuple(np.abs(high - low) / 2)) for tangent, low, high in zip(found, *moved, strict=True)
+    ]
 
 
-def _resolved(
-    rows: list[list[Gap]], tangents: list[list[_Tangent]], minimum: float
-) -> tuple[list[list[Gap]], list[list[_Tangent]], int]:
-    """Gaps and tangents whose refined width exceeds `minimum` and twice its error; and the number of the others."""
+def _solve_gaps(free: FreeEnergy, t: int, y: np.ndarray, gaps: Sequence[tuple[Gap, int, int]]) -> list[Tangent]:
+    """Tangents over gaps, each given with the numbers of atoms at which the phases on its left and right end."""
+    bounds = [-1, *(end for _, *ends in gaps for end in ends), free.n_sites + 1]
+    return [
+        solve_tangent(
+            free,
+            t,
+            y,
+            gap,
+            [(bounds[2 * i] + 1, bounds[2 * i + 1] - 1), (bounds[2 * i + 2] + 1, bounds[2 * i + 3] - 1)],
+        )
+        for i, (gap, _, _) in enumerate(gaps)
+    ]
+
+
+def _resolved(tangents: list[list[Tangent]], minimum: float) -> tuple[list[list[Tangent]], int]:
+    """Tangents whose width exceeds `minimum` and twice its error; and the number of the others."""
     kept = [
-        [i for i, g in enumerate(row) if g.right[0] - g.left[0] > max(minimum, 2 * replicate_stderr(g.right - g.left))]
+        [g for g in row if g.right[0] - g.left[0] > max(minimum, 2 * replicate_stderr(g.right - g.left))]
         for row in tangents
     ]
-    lost = sum(map(len, rows)) - sum(map(len, kept))
-    pick = [[[row[i] for i in keep] for row, keep in zip(part, kept, strict=True)] for part in (rows, tangents)]
-    return pick[0], pick[1], lost
+    return kept, sum(map(len, tangents)) - sum(map(len, kept))
 
 
 def _describe(
     free: FreeEnergy,
     line: int,
-    members: Sequence[tuple[int, Gap, _Tangent]],
+    members: Sequence[tuple[int, Tangent]],
     options: Mapping[str, Any],
     findings: Findings,
 ) -> None:
     """Add the points of one line and its top."""
     method, cell = str(free.attributes.get("method", "")), str(free.attributes.get("cell", ""))
     confidence = float(options["confidence"])
-    temperature = np.array([free.temperature[t] for t, _, _ in members])
-    spacing = 1 / (free.n_sites * np.sqrt(12))
-    x = np.array([(tangent.left[0], tangent.right[0]) for _, _, tangent in members])
+    unit, last = temperature_unit(free.attributes), members[-1][0]
+    every, members = members, [(t, tangent) for t, tangent in members if tangent.height >= APART]
+    if len(members) < len(every):
+        gone = ", ".join(f"{free.temperature[t]:g}" for t, tangent in every if tangent.height < APART)
+        findings.notes.append(f"Line {line}: at {gone} {unit} less than {APART:g} kT parts its phases: left out.")
+    if not members:
+        return
+    temperature = np.array([free.temperature[t] for t, _ in members])
+    x = np.array([(tangent.left[0], tangent.right[0]) for _, tangent in members])
+    floor = RARE / free.n_sites
     stderr = np.array(
         [
             [
-                np.hypot(replicate_stderr(v), 0.0 if ok else spacing)
-                for v, ok in zip((g.left, g.right), g.smooth, strict=True)
+                np.linalg.norm([replicate_stderr(v), parted, floor])
+                for v, parted in zip((g.left, g.right), g.parted[:2], strict=True)
             ]
-            for _, _, g in members
+            for _, g in members
         ]
     )
     half_step = half_steps(free.temperature)
-    spread = temperature_errors(temperature, x, stderr, half_step[[t for t, _, _ in members]])
-    for k, (_, gap, tangent) in enumerate(members):
-        mu = normal_interval(float(tangent.delta_mu[0]), replicate_stderr(tangent.delta_mu), confidence)
+    spread = temperature_errors(temperature, x, stderr, half_step[[t for t, _ in members]])
+    for k, (_, tangent) in enumerate(members):
+        mu_stderr = float(np.hypot(replicate_stderr(tangent.delta_mu), tangent.parted[2]))
+        mu = normal_interval(float(tangent.delta_mu[0]), mu_stderr, confidence)
         low, high = normal_interval(float(temperature[k]), float(spread[k]), confidence)
         notes = []
-        if not all(tangent.smooth):
-            notes.append("composition known to one site")
-        if not np.isfinite(gap.barrier):
+        if not np.isfinite(tangent.gap.barrier):
             notes.append("no samples inside the gap")
+        if max(tangent.parted[:2]) > max(VISIBLE, *(replicate_stderr(v) for v in (tangent.left, tangent.right))):
+            notes.append(OVERLAPPING)
         if len(members) == 1:
             notes.append("seen at one temperature only")
         findings.points.append(
@@ -227,32 +181,31 @@ def _describe(
                 float(stderr[k, 1]), confidence=confidence, note="; ".join(notes),
             )
         )  # fmt: skip
-    last, gap, tangent = members[-1]
-    if last == len(free.temperature) - 1:
-        findings.notes.append(
-            f"Line {line} (x {x[-1, 0]:.3f} to {x[-1, 1]:.3f}) reaches the highest temperature of the grid: its top is "
-            "cut off by the window."
-        )
-        return
-    below, above = float(free.temperature[last]), float(free.temperature[last + 1])
     name = f"Line {line} (x {x[-1, 0]:.3f} to {x[-1, 1]:.3f})"
-    findings.notes += say_few_points(
-        name, len(members), above - below, "temperature", temperature_unit(free.attributes)
-    )
-    found = gap_top(free, last, gap) if all(tangent.smooth) else None
+    if last == len(free.temperature) - 1:
+        findings.notes.append(f"{name} reaches the highest temperature of the grid: its top is cut off by the window.")
+        return
+    below, above = float(temperature[-1]), float(free.temperature[last + 1])
+    step = float(free.temperature[members[-1][0] + 1]) - below
+    findings.notes += say_few_points(name, len(members), step, "temperature", unit)
+    tangent = members[-1][1]
+    found = gap_top(free, last, every[-1][1].gap) if all(every[-1][1].smooth) else None
     if found is None:
         middle, error = (below + above) / 2, None
         interval, top_x, x_error = (below, above), float(x[-1].mean()), float(np.ptp(x[-1])) / np.sqrt(12)
         note = "between the last temperature with a gap and the next without"
     else:
         middle, error, top_x, x_error = found
-        interval = normal_interval(middle, error, confidence)
-        note = "where the free energy loses its concave part"
+        low, high = normal_interval(middle, error, confidence)
+        falls = follow_line(free, [(t, g.gap) for t, g in every], line, CUMULANTS).falls(CUMULANTS["cumulant"])
+        if np.isfinite(falls[0]):
+            low = min(low, normal_interval(float(falls[0]), replicate_stderr(falls), confidence)[0])
+        interval = (low, high)
+        note = "where the free energy loses its concave part, in a finite cell above its critical point"
     findings.points.append(
         BoundaryPoint(
-            CRITERION, method, cell, line, "gap_top", middle, *interval, float(tangent.delta_mu[0]),
-            float(tangent.delta_mu[0]), float(tangent.delta_mu[0]), top_x, top_x, x_error, x_error,
-            confidence=confidence, note=note,
+            CRITERION, method, cell, line, "gap_top", middle, *interval, float(tangent.delta_mu[0]), *mu, top_x,
+            top_x, x_error, x_error, confidence=confidence, note=note,
         )
     )  # fmt: skip
 
@@ -277,7 +230,7 @@ def gap_top(free: FreeEnergy, row: int, gap: Gap, n_temperatures: int = 13) -> t
     there = free.at(tried)
     y = np.concatenate([reduced(there, there.log_weight)[None], reduced(there, there.replicates)])[..., window]
     x = window / n
-    y = y - _mixing(n, x)
+    y = y - mixing_entropy(n, x)
     if len(window) < 8 or not np.all(np.isfinite(y[0])):
         return None
     y = np.where(np.isfinite(y), y, y[0])

@@ -129,18 +129,23 @@ def check_consistency(
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     allowances = {}
+    sources: dict[tuple[str, str, str], Any] = {}
     for name, line in lines.items():
         criterion, method, cell, _ = name
         states = known.get((method, cell))
         if states is None:
             left_out[f"of {method} ({cell}), which has no free energy"] += len(line)
             continue
-        beside = points.query("criterion == @criterion and method == @method and cell == @cell")
+        source = (criterion, method, cell)
+        if source not in sources:
+            beside = pd.concat([other for key, other in lines.items() if key[:3] == source], ignore_index=True)
+            sources[source] = beside, find_junctions(beside)
+        beside, junctions = sources[source]
         peaks = [_peaks_of(states, point, beside) for _, point in line.iterrows()]
         if criterion in BY_POINTS:
             allowances[name] = _finite_cell(peaks, states)
         # At a three-phase point one of the phases becomes another, and the line has a kink.
-        for piece in cut_line(line, find_junctions(beside)):
+        for piece in cut_line(line, junctions):
             rows += _clausius_clapeyron(piece, [peaks[k] for k in piece.index], states, left_out)
         if criterion not in BY_PEAKS:
             rows += _lever_rule(line, peaks, allowances.get(name, np.zeros((len(line), 3))), left_out)

@@ -131,11 +131,18 @@ def symmetric_lines(free: FreeEnergy, options: Mapping[str, Any], findings: Find
     lines = number_lines(free, rows, options["overlap"])
     if not lines and "refused" not in free.attributes:
         findings.notes.append("No gap in the compositions of this window, so no critical point.")
-    return [_follow(free, [(t, rows[t][i]) for t, i in members], k, options) for k, members in enumerate(lines)]
+    return [follow_line(free, [(t, rows[t][i]) for t, i in members], k, options) for k, members in enumerate(lines)]
 
 
-def _follow(free: FreeEnergy, members: Sequence[tuple[int, Gap]], line: int, options: Mapping[str, Any]) -> Locus:
-    """Follow the largest cumulant upward from the last gap below which it is that of two phases."""
+def follow_line(free: FreeEnergy, members: Sequence[tuple[int, Gap]], line: int, options: Mapping[str, Any]) -> Locus:
+    """Follow the largest cumulant upward from the last gap below which it is that of two phases.
+
+    Args:
+        free: free energies with replicates.
+        members: rows and gaps of one line, with rising temperature.
+        line: its number.
+        options: `DEFAULTS`, of which ``highest_cumulant`` and ``steps`` count.
+    """
     curves = np.concatenate([free.log_weight[None], free.replicates])
     for row, gap in reversed(members):
         divider = min(max((gap.left + gap.right) // 2, 1), free.n_sites - 1)

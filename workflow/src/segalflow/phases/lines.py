@@ -54,9 +54,8 @@ def gap_overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     return max(float(shared), 0.0) / max(float(union), 1e-12)
 
 
-def common_rows(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, int]]:
-    """Return the pairs of rows of two lines that are at the same temperature."""
-    a, b = first["temperature"].to_numpy(float), second["temperature"].to_numpy(float)
+def _same_temperature(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of indices at which two arrays of temperatures agree."""
     return [(int(i), int(j)) for i, j in np.argwhere(np.isclose(a[:, None], b, rtol=1e-9, atol=0.0))]
 
 
@@ -75,13 +74,21 @@ def match_lines(
     Returns:
         (name in `first`, name in `second`, pairs of rows), best overlap first.
     """
+    columns = ["temperature", "x_left", "x_right"]
+    of_first, of_second = (
+        [(name, line[columns].to_numpy(float)) for name, line in lines.items()] for lines in (first, second)
+    )
     scored = []
-    for i, (name_a, a) in enumerate(first.items()):
-        for j, (name_b, b) in enumerate(second.items()):
-            rows = common_rows(a, b)
-            of_a, of_b = a[["x_left", "x_right"]].to_dict("records"), b[["x_left", "x_right"]].to_dict("records")
-            shared = [gap_overlap(of_a[k], of_b[m]) for k, m in rows]
-            if rows and np.mean(shared) >= overlap:
+    for i, (name_a, a) in enumerate(of_first):
+        for j, (name_b, b) in enumerate(of_second):
+            rows = _same_temperature(a[:, 0], b[:, 0])
+            if not rows:
+                continue
+            at, other = (values[list(k)] for values, k in zip((a, b), zip(*rows, strict=True), strict=True))
+            shared = np.minimum(at[:, 2], other[:, 2]) - np.maximum(at[:, 1], other[:, 1])
+            union = np.maximum(at[:, 2], other[:, 2]) - np.minimum(at[:, 1], other[:, 1])
+            shared = np.maximum(shared, 0.0) / np.maximum(union, 1e-12)
+            if np.mean(shared) >= overlap:
                 scored.append((-float(np.sum(shared)), i, j, name_a, name_b, rows))
     taken: set[tuple[int, int, int]] = set()
     found = []

@@ -153,12 +153,6 @@ def add_samples(point: Any, sweep: Sweep, excess: Mapping[str, float]) -> Reques
         return _between_temperatures(point, sweep, max(excess.values()))
     if OVERLAPPING in point.note:
         return Limit("two peaks of a composition histogram overlap, and where they are parted decides, not the samples")
-    if sweep.n_sites is not None:
-        site = 1.1 / (sweep.n_sites * np.sqrt(12))
-        if max(point.x_left_stderr, point.x_right_stderr) <= site:
-            excess = {name: value for name, value in excess.items() if name != "x"}
-    if not excess:
-        return Limit(f"a cell of {sweep.n_sites} sites knows a composition to one site")
     row = sweep.row(point.temperature)
     at = sweep.potentials(row)
     k = int(np.clip(np.searchsorted(at, point.delta_mu, side="right"), 1, len(at) - 1))

@@ -16,7 +16,7 @@ must pass the floor. What stays weak is repaired by chains that the network's dr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,9 @@ from segalflow.sampling.weights import (
 from segalflow.segal.derivatives import network_responses
 from segalflow.segal.sampler import TrainedSampler
 
+AT_ONCE = 50_000_000
+"""Most sites of further draws at a time: what a pass over them needs beside the network is some 20 bytes each."""
+
 
 def sample_importance(
     sampler: TrainedSampler,
@@ -54,6 +57,7 @@ def sample_importance(
     defensive_fraction: float = 0.1,
     ess_floor: float = 100.0,
     max_factor: int = 8,
+    log_z_error: float | None = None,
     pool_sweeps: int = 1000,
     pool_samples: int = 64,
     symmetrise_below: float = 0.5,
@@ -82,7 +86,8 @@ def sample_importance(
             (`hotter_temperature`; at the highest temperature: as far above it as the one below is below).
         ess_floor: effective samples, of the q side and of the p side, below which a condition is marked unreliable; one
             under the floor on the q side first gets more draws.
-        max_factor: a repair stops at this many times `samples_per_condition`.
+        max_factor: more draws end at this many times `samples_per_condition`.
+        log_z_error: conditions whose log Z per site has a larger standard error get more draws; None: no such demand.
         pool_sweeps: sweeps of each part of the replica-exchange pool (`equilibrium_pool`) of the p side; 0 leaves the
             p side out.
         pool_samples: decorations of each condition from it.
@@ -123,6 +128,7 @@ def sample_importance(
         )
     operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
     mend = None if repair == "none" else choose_repair(repair)
+    wish = _Wish(ess_floor, np.inf if log_z_error is None else log_z_error * sampler.n_sites, max_factor)
     budget = {"walkers": repair_walkers, "rounds": repair_rounds, "sweeps": repair_sweeps, "ess_floor": ess_floor}
     rows: list[dict[str, np.ndarray]] = []
     drawn_rows: list[dict[int, tuple[np.ndarray, ...]]] = []
@@ -139,13 +145,13 @@ def sample_importance(
             mixture = MixtureProposal(sampler, temperature[t], hotter, defensive_fraction)
             rng = np.random.default_rng(streams[t])
             here = None if pool is None else pool[t][columns]
-            row, drawn = _sweep_row(mixture, mu, rng, samples_per_condition, ess_floor, max_factor, here)
+            row, drawn = _sweep_row(mixture, mu, rng, samples_per_condition, wish, here)
             lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
             weak = np.flatnonzero(lower < symmetrise_below)
             if len(weak) and len(operations) > 1:
                 again, redrawn = _sweep_row(
-                    replace(mixture, operations=operations), mu[weak], rng, samples_per_condition, ess_floor,
-                    max_factor, None if here is None else here[weak],
+                    replace(mixture, operations=operations), mu[weak], rng, samples_per_condition, wish,
+                    None if here is None else here[weak],
                 )  # fmt: skip
                 for name, values in again.items():
                     spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
@@ -183,6 +189,7 @@ def sample_importance(
         "samples_per_condition": samples_per_condition,
         "defensive_fraction": defensive_fraction,
         "ess_floor": ess_floor,
+        "log_z_error": log_z_error,
         "pool_sweeps": pool_sweeps,
         "pool_samples": pool_samples,
         "symmetrise_below": symmetrise_below,
@@ -251,18 +258,31 @@ def _p_side(
     return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """How good an estimate is to be: effective samples, standard error of log Z, and the most instalments for it."""
+
+    ess_floor: float
+    log_z_error: float
+    max_factor: int
+
+    def unmet(self, estimates: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the numbers of the conditions that need more draws."""
+        few = estimates["ness"] * estimates["n_samples"] < self.ess_floor
+        return np.flatnonzero(few | (estimates["log_z_stderr"] > self.log_z_error))
+
+
 def _sweep_row(
     mixture: MixtureProposal,
     delta_mu: np.ndarray,
     rng: np.random.Generator,
     n: int,
-    ess_floor: float,
-    max_factor: int,
+    wish: _Wish,
     pool: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], dict[int, tuple[np.ndarray, ...]]]:
     """All estimates at one temperature, and the draws by condition (`MixtureProposal.draw`).
 
-    Conditions whose ESS is under the floor get more draws.
+    Conditions that do not meet the `wish` get more draws.
 
     `pool` holds equilibrium decorations for the p side, int8 (n_delta_mu, n_samples, n_sites).
     """
@@ -271,23 +291,24 @@ def _sweep_row(
     estimates = _estimate(sampler, own, delta_mu, *first[:3])
     drawn = {m: tuple(part[m] for part in first) for m in range(len(delta_mu))}
     factor = 1
-    while factor < max_factor:
-        weak = np.flatnonzero(estimates["ness"] * estimates["n_samples"] < ess_floor)
+    while factor < wish.max_factor:
+        weak = wish.unmet(estimates)
         if not len(weak):
             break
-        extra = min(factor, max_factor - factor) * n
-        factor += extra // n
-        more = mixture.draw(delta_mu[weak], extra, rng)
+        fits = max(1, AT_ONCE // (len(weak) * n * sampler.n_sites))
+        instalments = min(factor, wish.max_factor - factor, fits)
+        factor += instalments
+        more = mixture.draw(delta_mu[weak], instalments * n, rng)
         for row, m in enumerate(weak):
             # Equal mixtures in every instalment: the pooled draws follow the same mixture density.
             drawn[m] = tuple(np.concatenate([old, new[row]]) for old, new in zip(drawn[m], more, strict=True))
             again = _estimate(sampler, own, delta_mu[m : m + 1], *(a[None] for a in drawn[m][:3]))
             for name, values in again.items():
                 estimates[name][m] = values[0]
-    estimates["reliable"] = (estimates["ness"] * estimates["n_samples"] >= ess_floor).astype(float)
+    estimates["reliable"] = (estimates["ness"] * estimates["n_samples"] >= wish.ess_floor).astype(float)
     if pool is not None:
         estimates["ness_p"] = _p_side(mixture, delta_mu, pool, estimates["log_z"], n)
-        estimates["reliable"] *= estimates["ness_p"] * estimates["n_samples"] >= ess_floor
+        estimates["reliable"] *= estimates["ness_p"] * estimates["n_samples"] >= wish.ess_floor
         for name in ("energy_evaluations", "full_energy_evaluations"):
             estimates[name] += pool.shape[1]
     return estimates, drawn

@@ -18,17 +18,29 @@ with the component 50 K above, 0.95 to 0.99 with 100 K. On cells of 100 sites an
 """
 
 
+LARGE_CELL = 128
+"""Sites from which on the defensive component comes nearer, as the widths of the distributions: with 1/sqrt(sites).
+
+Its draws that no weight reaches are lost. Cu-Au 512, 5th percentile and median of the NESS: 0.43 and 0.956 with the
+component 50 K above, 0.47 and 0.961 with it 25 K above.
+"""
+
+
 def hotter_temperature(temperature: np.ndarray, t: int, n_sites: int) -> float:
     """Return the temperature of the defensive component: one row of the grid above, further on a `SMALL_CELL`.
 
-    Where the grid ends before, it is the highest temperature, and for that one step above it.
+    Where the grid ends before, it is the highest temperature, and for that one step above it. On a `LARGE_CELL` it is a
+    part of the way.
     """
+    own = float(temperature[t])
+    row = t + 1
+    if n_sites <= SMALL_CELL and row < len(temperature):
+        row = max(row, int(np.searchsorted(temperature, SMALL_CELL_STEP * own)))
     if t + 1 < len(temperature):
-        row = t + 1
-        if n_sites <= SMALL_CELL:
-            row = max(row, int(np.searchsorted(temperature, SMALL_CELL_STEP * temperature[t])))
-        return float(temperature[min(row, len(temperature) - 1)])
-    return float(temperature[t] ** 2 / temperature[t - 1]) if t else float(temperature[t])
+        above = float(temperature[min(row, len(temperature) - 1)])
+    else:
+        above = float(own**2 / temperature[t - 1]) if t else own
+    return above if n_sites <= LARGE_CELL else own + (above - own) * (LARGE_CELL / n_sites) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,10 @@ class MixtureProposal:
     """The network at `own` with a share of the draws from the network at `hotter` (both at the condition's delta_mu).
 
     The density of any component is exact wherever it is evaluated, so one step above the trained temperatures is safe.
-    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) each component is symmetrised: a
-    draw is moved by a random one, and its density is the mean over all of them.
+    With several `operations` (site permutations of the cell's symmetry, (k, n_sites)) the network at `own` is
+    symmetrised: a draw is moved by a random one, and its density is the mean over all of them. The hotter one is not:
+    it is there for what the other misses, and for half the cost twice the operations serve better (Cu-Au 512, NESS at
+    the 5th percentile: 0.63 with 4 operations of both, 0.71 with 8 of one).
     """
 
     sampler: TrainedSampler
@@ -48,7 +62,7 @@ class MixtureProposal:
 
     def _log_density(self, spins: np.ndarray, source: float, mu: np.ndarray) -> np.ndarray:
         temperature = np.full(len(mu), source)
-        if self.operations is None:
+        if self.operations is None or source != self.own:
             return self.sampler.log_prob(spins, temperature, mu, extrapolate=True)
         terms = np.empty((len(self.operations), len(mu)))
         for k, operation in enumerate(self.operations):
@@ -86,7 +100,7 @@ class MixtureProposal:
                 np.full(len(mu), source), mu, int(rng.integers(2**63)), extrapolate=source != self.own
             )
             known = {source: log_q}
-            if self.operations is not None:
+            if self.operations is not None and source == self.own:
                 # The inverse of a random operation: site i takes the spin of the site it moves to.
                 chosen = self.operations[rng.integers(0, len(self.operations), len(spins))]
                 spins, known = np.take_along_axis(spins, chosen, axis=1), {}

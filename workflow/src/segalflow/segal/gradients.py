@@ -30,6 +30,7 @@ def likelihood_step(
     delta_mu: np.ndarray,
     condition: torch.Tensor,
     memory_mb: float = MEMORY_MB,
+    sites: tuple[int, int] = (0, 1),
 ) -> float:
     """Set the gradients of the cross-entropy with soft labels, summed over sites, averaged over configurations.
 
@@ -41,20 +42,24 @@ def likelihood_step(
         beta, delta_mu: (batch,).
         condition: `ConditionRange.encode`, (batch, 4).
         memory_mb: not needed, the kernel works on small blocks.
+        sites: first and step of the sites whose terms count, (0, 1) for all: given the spins, each stands for itself.
 
     Returns:
-        The loss.
+        The loss of these sites.
     """
+    counted = slice(sites[0], None, sites[1])
     film, site = network.modulation(condition)
-    w = {name: p.detach().numpy() for name, p in network.named_parameters()}
+    own = {name: values.detach() for name, values in network.by_site().items()}
+    w = {name: p.detach().numpy() for name, p in {**dict(network.named_parameters()), **own}.items()}
     # PyTorch's own memory is aligned. Matrix products round differently at other alignments, which differ between runs.
     names = ("w1", "v", "b1", "w2", "b2", "u_site", "c_site", "bias")
-    found = {name: torch.zeros_like(network.get_parameter(name)) for name in names}
+    found = {name: torch.zeros_like(own[name] if name in own else network.get_parameter(name)) for name in names}
     film_slope, site_slope = torch.zeros_like(film), torch.zeros_like(site)
     grads = {name: gradient.numpy() for name, gradient in found.items()}
     film_grad, site_grad = film_slope.numpy(), site_slope.numpy()
     loss = _step(
-        spins, np.ascontiguousarray(fields.transpose(1, 2, 0)), np.ascontiguousarray(labels.T),
+        spins, *sites, np.ascontiguousarray(fields[:, counted].transpose(1, 2, 0)),
+        np.ascontiguousarray(labels[:, counted].T),
         beta.astype(np.float32), delta_mu.astype(np.float32),
         film.detach().numpy(), site.detach().numpy(), network.starts.numpy(), network.seen.numpy(),
         network.displacement.numpy(),
@@ -65,16 +70,18 @@ def likelihood_step(
     for parameter in network.parameters():
         parameter.grad = None
     torch.autograd.backward([film, site], [film_slope, site_slope])
+    features = network.features
     for name, gradient in found.items():
-        network.get_parameter(name).grad = gradient
+        shared = features is not None and name in own
+        network.get_parameter(name).grad = features.T @ gradient if shared else gradient
     network.u.grad = found["u_site"].sum(dim=0)
     return float(loss)
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
 def _step(
-    spins, fields, labels, beta, delta_mu, film, site_bias, starts, seen, displacement, w1, v, b1, w2, w2_t, b2, u_site,
-    c_site, bias,
+    spins, first_site, site_step, fields, labels, beta, delta_mu, film, site_bias, starts, seen, displacement, w1, v,
+    b1, w2, w2_t, b2, u_site, c_site, bias,
     d_w1, d_v, d_b1, d_w2, d_b2, d_u, d_c, d_bias, d_film, d_site,
 ):  # pragma: no cover - compiled  # fmt: skip
     batch, n_sites = spins.shape
@@ -117,9 +124,14 @@ def _step(
                 s[i, lane] = spins[source, i]
         d_fm[:] = f32(0.0)
         for i in range(n_sites):
+            if (i - first_site) % site_step != 0:
+                for lane in range(LANES):
+                    running[lane] += s[i, lane]
+                continue
+            j = (i - first_site) // site_step  # place among the sites that count
             for k in range(n_classes):
                 for lane in range(width):
-                    raw[lane] = fields[i, k, first + lane]
+                    raw[lane] = fields[j, k, first + lane]
                 for lane in range(LANES):
                     y = b32[lane] * raw[lane]
                     x[k, lane] = y / (one + f32(0.2) * abs(y))
@@ -174,10 +186,10 @@ def _step(
                     out[lane]
                     + site_bias[source, i]
                     + fm[4 * hidden + n_features, lane]
-                    + beta[source] * (delta_mu[source] - f32(2.0) * fields[i, 0, source])
+                    + beta[source] * (delta_mu[source] - f32(2.0) * fields[j, 0, source])
                 )
                 small = np.exp(-abs(logit))
-                label = labels[i, source]
+                label = labels[j, source]
                 loss += max(logit, f32(0.0)) - logit * label + np.log1p(small)
                 chance = one / (one + small) if logit >= f32(0.0) else small / (one + small)
                 slope = (chance - label) * share
@@ -246,19 +258,21 @@ def autograd_step(
     delta_mu: np.ndarray,
     condition: torch.Tensor,
     memory_mb: float = MEMORY_MB,
+    sites: tuple[int, int] = (0, 1),
 ) -> float:
     """Set the gradients of the cross-entropy with soft labels of any network (arguments of `likelihood_step`).
 
     A batch that takes more than `memory_mb` goes in parts, whose gradients add up.
     """
     device = device_of(network)
-    arrays = [np.asarray(values, dtype=np.float32) for values in (spins, fields, beta, delta_mu, labels)]
+    counted = slice(sites[0], None, sites[1])
+    arrays = [np.asarray(values, dtype=np.float32) for values in (spins, fields, beta, delta_mu, labels[:, counted])]
     total = 0.0
 
     def work(part: slice) -> None:
         nonlocal total
         signs, local, *conditions, target = (torch.from_numpy(values[part]).to(device) for values in arrays)
-        logits = network.logits(signs, local, *conditions, condition[part].to(device))
+        logits = network.logits(signs, local, *conditions, condition[part].to(device))[:, counted]
         # Its floor is the labels' own entropy, not zero.
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(spins)
         loss.backward()

@@ -22,6 +22,9 @@ from segalflow.segal.orders import nearest_distances, placement
 FieldsAt = Callable[[int, Tensor], Tensor]
 """Fields of a site, (batch, n_classes), from the spins placed before it, (batch, n_sites)."""
 
+SITE_PARAMETERS = ("b1", "b2", "u_site", "c_site", "bias")
+"""Parameters of `PhysicsNetwork` that belong to single sites."""
+
 
 def gate(x: Tensor) -> Tensor:
     """Return ``x (1 + x / sqrt(1 + x^2)) / 2``: shaped like SiLU, but without an exponential (kernels stay fast)."""
@@ -64,6 +67,24 @@ def seen_sites(cell: Supercell, window: float | None, order: np.ndarray | None =
     return starts.astype(np.int64), np.concatenate(rows).astype(np.int64)
 
 
+def surroundings(starts: np.ndarray, displacement: np.ndarray, rank: int) -> np.ndarray:
+    """Return features of which neighbours of each site are placed before it, float32 (n_sites, up to rank + 1).
+
+    A one and the leading principal components, of unit variance, of the masks of seen displacements. Sites far from
+    both ends of the order along every axis have the same mask, and so the same features.
+
+    Args:
+        starts, displacement: compressed rows of the displacements that each site sees.
+        rank: most components.
+    """
+    n = len(starts) - 1
+    mask = np.zeros((n, int(displacement.max(initial=0)) + 1))
+    mask[np.repeat(np.arange(n), np.diff(starts)), displacement] = 1.0
+    left, size, _ = np.linalg.svd(mask - mask.mean(axis=0), full_matrices=False)
+    kept = left[:, : min(rank, int((size > 1e-9 * size.max(initial=1.0)).sum()))]
+    return np.column_stack([np.ones(n), kept * np.sqrt(n)]).astype(np.float32)
+
+
 class PhysicsNetwork(nn.Module):
     """Shared-weight network on physical features (the recommended architecture).
 
@@ -71,6 +92,10 @@ class PhysicsNetwork(nn.Module):
     correction by two small layers over the reduced open fields, the running mean and the placed spins, whose weights
     depend only on the displacement between sites; T and delta_mu modulate both layers. `window` (Angstrom) limits the
     placed spins a site sees (`seen_sites`), for large cells; the fields and the running mean still hold all of them.
+
+    What belongs to single sites makes up for neighbours that are not placed yet. Free for every site it is learnt from
+    that site alone, and its noise adds up over a large cell; with `site_features` it is linear in so many features of
+    the placed neighbours (`surroundings`), the same for all sites that see alike.
     """
 
     kind = "physics"
@@ -83,6 +108,7 @@ class PhysicsNetwork(nn.Module):
         hidden: int = 32,
         window: float | None = None,
         order: np.ndarray | None = None,
+        site_features: int | None = None,
     ) -> None:
         super().__init__()
         n = cell.n_sites
@@ -100,20 +126,24 @@ class PhysicsNetwork(nn.Module):
         for name, value in (("starts", starts), ("seen", seen), ("displacement", numbers), ("site", site)):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.int64)), persistent=False)
         self.register_buffer("counts", torch.arange(n).clamp(min=1).float(), persistent=False)
+        features = None if site_features is None else torch.from_numpy(surroundings(starts, numbers, site_features))
+        # Kept with the weights: components of equal size may come out turned on another machine.
+        self.register_buffer("features", features)
+        own = n if features is None else features.shape[1]
         n_features = n_classes + 1
         scale = hidden**-0.5
         self.w1 = nn.Parameter(0.02 * torch.randn(max(n_displacements, 1), hidden))
         self.v = nn.Parameter(0.1 * torch.randn(n_features, hidden))
-        self.b1 = nn.Parameter(torch.zeros(n, hidden))
+        self.b1 = nn.Parameter(torch.zeros(own, hidden))
         self.w2 = nn.Parameter(scale * torch.randn(hidden, hidden))
-        self.b2 = nn.Parameter(torch.zeros(n, hidden))
+        self.b2 = nn.Parameter(torch.zeros(own, hidden))
         self.u = nn.Parameter(0.01 * torch.randn(hidden))
-        self.u_site = nn.Parameter(torch.zeros(n, hidden))
-        self.c_site = nn.Parameter(torch.zeros(n, n_features))
-        self.bias = nn.Parameter(torch.zeros(n))
+        self.u_site = nn.Parameter(torch.zeros(own, hidden))
+        self.c_site = nn.Parameter(torch.zeros(own, n_features))
+        self.bias = nn.Parameter(torch.zeros(own))
         self.condition_layers = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh())
         self.film = nn.Linear(32, 4 * hidden + n_features + 1)
-        self.site_bias = nn.Linear(32, n)
+        self.site_bias = nn.Linear(32, own)
         for layer in (self.film, self.site_bias):
             nn.init.zeros_(layer.bias)
             nn.init.normal_(layer.weight, std=0.01)
@@ -121,7 +151,13 @@ class PhysicsNetwork(nn.Module):
     def modulation(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Return the modulation of layers, (batch, 4 hidden + n_features + 1), and of sites, (batch, n_sites)."""
         z = self.condition_layers(condition)
-        return self.film(z), self.site_bias(z)
+        site = self.site_bias(z)
+        return self.film(z), site if self.features is None else site @ self.features.T
+
+    def by_site(self) -> dict[str, Tensor]:
+        """Return the parameters `SITE_PARAMETERS` of every site, the first axis the sites."""
+        own = {name: getattr(self, name) for name in SITE_PARAMETERS}
+        return own if self.features is None else {name: self.features @ value for name, value in own.items()}
 
     def logits(self, spins: Tensor, fields: Tensor, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
         """Return all logits at once, (batch, n_sites).
@@ -137,11 +173,13 @@ class PhysicsNetwork(nn.Module):
         mean = torch.cat([torch.zeros_like(running[:, :1]), running[:, :-1]], dim=1) / self.counts
         dense = spins.new_zeros(n, n, hidden).index_put((self.site, self.seen), self.w1[self.displacement])
         seen = (spins @ dense.permute(1, 0, 2).reshape(n, n * hidden)).view(-1, n, hidden)
-        return self._conditionals(slice(0, n), seen, fields, mean, beta, delta_mu, self.modulation(condition))
+        modulation, own = self.modulation(condition), self.by_site()
+        return self._conditionals(slice(0, n), own, seen, fields, mean, beta, delta_mu, modulation)
 
     def _conditionals(
         self,
         sites: slice,
+        own: Mapping[str, Tensor],
         seen: Tensor,
         fields: Tensor,
         mean: Tensor,
@@ -155,11 +193,11 @@ class PhysicsNetwork(nn.Module):
         weights, offset = film[:, None, 4 * hidden : -1], film[:, -1:]
         reduced = squash(beta[:, None, None] * fields)
         x = torch.cat([reduced, mean[:, :, None]], dim=2)
-        z1 = gate((seen + x @ self.v + self.b1[sites]) * (1 + g1) + d1)
-        z2 = gate((z1 @ self.w2 + self.b2[sites]) * (1 + g2) + d2) + z1
-        correction = (z2 * (self.u + self.u_site[sites])).sum(-1) + (x * (self.c_site[sites] + weights)).sum(-1)
+        z1 = gate((seen + x @ self.v + own["b1"][sites]) * (1 + g1) + d1)
+        z2 = gate((z1 @ self.w2 + own["b2"][sites]) * (1 + g2) + d2) + z1
+        correction = (z2 * (self.u + own["u_site"][sites])).sum(-1) + (x * (own["c_site"][sites] + weights)).sum(-1)
         exact = beta[:, None] * (delta_mu[:, None] - 2 * fields[:, :, 0])
-        return exact + correction + self.bias[sites] + site[:, sites] + offset
+        return exact + correction + own["bias"][sites] + site[:, sites] + offset
 
     def draw(self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
         """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape: one pass over the sites.
@@ -167,12 +205,12 @@ class PhysicsNetwork(nn.Module):
         `fields_at` gives the fields of one site, (batch, n_classes), from the spins placed before it. On a CPU the
         compiled kernel (`segalflow.segal.kernels`) is faster.
         """
-        modulation = self.modulation(condition)
+        modulation, own = self.modulation(condition), self.by_site()
         spins, total = torch.zeros_like(uniform), uniform.new_zeros(len(uniform), 1)
         for i, (first, last) in enumerate(itertools.pairwise(self.first_seen)):
             seen = spins[:, self.seen[first:last]] @ self.w1[self.displacement[first:last]]
             fields, mean = fields_at(i, spins)[:, None], total / max(i, 1)
-            logit = self._conditionals(slice(i, i + 1), seen[:, None], fields, mean, beta, delta_mu, modulation)
+            logit = self._conditionals(slice(i, i + 1), own, seen[:, None], fields, mean, beta, delta_mu, modulation)
             spins[:, i] = torch.where(uniform[:, i] < torch.sigmoid(logit[:, 0]), 1.0, -1.0)
             total = total + spins[:, i : i + 1]
         return spins

@@ -51,7 +51,7 @@ class Run(Protocol):
     delta_mu: np.ndarray
     beta: np.ndarray
     condition: torch.Tensor
-    queue: list[np.ndarray]
+    queue: list[Any]
 
     def seed(self) -> int:
         """Draw a seed."""
@@ -162,17 +162,21 @@ class LikelihoodObjective:
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
         self.spins, self.fields = run.sampler.placed(self.spins), run.sampler.placed(self.fields)
-        order = run.rng.permutation(visited_conditions(run, self.divergence))
+        groups = run.settings.get("site_groups", 1)
+        orders = [run.rng.permutation(visited_conditions(run, self.divergence)) for _ in range(groups)]
         # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
         self.past = evaluate_past_fields(run.sampler.fields, self.spins)
-        run.queue = np.array_split(order, max(1, round(len(order) / run.settings["batch"])))
+        n_parts = max(1, round(len(orders[0]) / run.settings["batch"]))
+        turns = zip(*(np.array_split(order, n_parts) for order in orders), strict=True)
+        run.queue = [(part, group) for turn in turns for group, part in enumerate(turn)]
 
     def step(self) -> None:
         """One optimiser step on a part of the pool."""
         run = self.run
         if not run.queue:
             self._new_round()
-        chosen = run.queue.pop()
+        chosen, group = run.queue.pop()
+        groups = run.settings.get("site_groups", 1)
         spins, beta, mu = self.spins[chosen], run.beta[chosen], run.delta_mu[chosen]
         # Heat-bath probability of species 1 given all other sites.
         label = expit(beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32)
@@ -185,8 +189,9 @@ class LikelihoodObjective:
             mu,
             run.condition[torch.from_numpy(chosen)],
             run.sampler.memory_mb,
+            (group, groups),
         )
-        run.descend(loss)
+        run.descend(loss * groups)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of the pool."""

@@ -63,7 +63,7 @@ class TrainingRun:
             self.network.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98), fused=True
         )
         self.shown = math.nan  # the last loss
-        self.queue: list[np.ndarray] = []  # conditions still to be visited in this round
+        self.queue: list[Any] = []  # what is still to be visited in this round
 
     def learning_rate(self) -> float:
         """Warm-up over 50 steps, then a cosine to 0.3 % of the peak."""

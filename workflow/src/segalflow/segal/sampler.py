@@ -159,7 +159,8 @@ def _run_physics(sampler: TrainedSampler):
         with torch.no_grad():
             encoded, row = _conditions(sampler, temperature, delta_mu)
             film, site_bias = (t.numpy() for t in network.modulation(encoded))
-            w = {k: p.detach().numpy() for k, p in network.named_parameters()}
+            parameters = {**dict(network.named_parameters()), **network.by_site()}
+            w = {name: values.detach().numpy() for name, values in parameters.items()}
         log_p, energy = np.empty(len(spins)), np.empty(len(spins))
         run_pass(
             draw, spins, states, 1.0 / (sampler.model.boltzmann * temperature), delta_mu, row,

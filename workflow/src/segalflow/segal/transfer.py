@@ -3,6 +3,7 @@
 Weights that depend on displacements only go over as they are. What belongs to single sites differs between them
 because sites near the start of the order have fewer placed neighbours; along each axis of the cell the sites within the
 window's reach of either end are matched with their likes, and all between get the mean over the source's sites between.
+Where the target knows its sites by features, it gets what comes nearest to these values.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 
 from segalflow.errors import TrainingError
 from segalflow.lattice import Supercell
-from segalflow.segal.network import PhysicsNetwork
+from segalflow.segal.network import SITE_PARAMETERS, PhysicsNetwork
 
-_PER_SITE = ("b1", "b2", "u_site", "c_site", "bias", "site_bias.weight", "site_bias.bias")
+_PER_SITE = (*SITE_PARAMETERS, "site_bias.weight", "site_bias.bias")
 
 
 def transfer_weights(source: PhysicsNetwork, source_cell: Supercell, target: PhysicsNetwork, cell: Supercell) -> None:
@@ -40,9 +41,17 @@ def transfer_weights(source: PhysicsNetwork, source_cell: Supercell, target: Phy
     old, new = source.state_dict(), target.state_dict()
     for name, value in new.items():
         if name in _PER_SITE:
-            value.copy_(torch.stack([old[name][sites].mean(dim=0) for sites in likes]))
-        else:
+            known = old[name] if source.features is None else source.features @ old[name]
+            matched = torch.stack([known[sites].mean(dim=0) for sites in likes])
+            value.copy_(matched if target.features is None else _fitted(target.features, matched))
+        elif name != "features":
             value.copy_(old[name][torch.from_numpy(rows)] if name == "w1" else old[name])
+
+
+def _fitted(features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the coefficients, (n_features, ...), whose values on all sites, (n_sites, ...), are nearest."""
+    flat = values.reshape(len(values), -1).double()
+    return torch.linalg.lstsq(features.double(), flat).solution.reshape(-1, *values.shape[1:]).float()
 
 
 def weights_hash(network: torch.nn.Module) -> str:

@@ -12,7 +12,7 @@ from segalflow.errors import BoundaryError
 from segalflow.thermo.comparison import boltzmann_of, check_comparable
 
 CHAIN_BLOCKS = 20
-"""Most blocks a chain is cut into: they should be longer than its autocorrelation time."""
+"""Most blocks each chain is cut into: they should be longer than its autocorrelation time."""
 
 
 class UnresolvedError(BoundaryError):
@@ -34,6 +34,7 @@ class SamplePool:
         n_atoms: its number of species-1 atoms, (n_samples,).
         condition: number of its condition, (n_samples,).
         block: number of its block from 0, (n_samples,).
+        copy: number of the copy of the grid that its chain is of (-1: samples are independent), (n_samples,).
         weight: its weight, (n_samples,); those of a condition sum to `effective`.
         n_sites: number of sites of the cell.
         boltzmann: k_B in the units of the energies.
@@ -49,6 +50,7 @@ class SamplePool:
     n_atoms: np.ndarray
     condition: np.ndarray
     block: np.ndarray
+    copy: np.ndarray
     weight: np.ndarray
     n_sites: int
     boltzmann: float
@@ -57,6 +59,11 @@ class SamplePool:
     def n_blocks(self) -> int:
         """Number of blocks."""
         return int(self.block.max()) + 1
+
+    @property
+    def n_copies(self) -> int:
+        """Number of copies of chains, 0 for independent samples."""
+        return int(self.copy.max()) + 1
 
 
 def pool_samples(
@@ -69,7 +76,7 @@ def pool_samples(
     Args:
         samples: samples artefacts.
         tables: the ensemble tables beside them, in the same order.
-        n_blocks: blocks for the errors; chains are cut in time.
+        n_blocks: blocks for the errors; every copy of the chains is cut in time, into at most `CHAIN_BLOCKS`.
 
     Raises:
         BoundaryError: if two tables differ in species, model or chemical-potential reference, a number is not finite,
@@ -80,9 +87,14 @@ def pool_samples(
     for other in tables[1:]:
         check_comparable(tables[0], other, str(other.attrs.get("cell", "")))
     parts = [_read_part(s, t, n_blocks) for s, t in zip(samples, tables, strict=True)]
-    offsets = np.cumsum([0] + [len(p["beta"]) for p in parts[:-1]])
-    for part, offset in zip(parts, offsets, strict=True):
-        part["condition"] = part["condition"] + offset
+    conditions = blocks = copies = 0
+    for part in parts:
+        part["condition"] = part["condition"] + conditions
+        part["block"] = part["block"] + blocks
+        part["copy"] = np.where(part["copy"] < 0, -1, part["copy"] + copies)
+        conditions += len(part["beta"])
+        blocks = int(part["block"].max(initial=blocks - 1)) + 1
+        copies = int(part["copy"].max(initial=copies - 1)) + 1
     joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     if not len(joined["energy"]):
         raise UnresolvedError("reweighting: no condition of the table is reliable, so there is nothing to pool")
@@ -128,10 +140,11 @@ def _read_part(samples: xr.Dataset, table: xr.Dataset, n_blocks: int) -> dict[st
             raise BoundaryError(f"reweighting: {what} of {name} are not finite")
     chain = samples["chain"].values
     if by_weights:
-        block = np.arange(len(chain)) % n_blocks
+        block, copy = np.arange(len(chain)) % n_blocks, np.full(len(chain), -1)
     else:
-        position = np.concatenate([np.arange(k) / k for k in np.bincount(chain) if k])
-        block = (position * min(n_blocks, CHAIN_BLOCKS)).astype(int)
+        copy, parts = np.unique(chain, return_inverse=True)[1], min(n_blocks, CHAIN_BLOCKS)
+        position = np.concatenate([np.arange(k) / k for k in np.bincount(copy)])
+        block = copy * parts + (position * parts).astype(int)
     share = np.where(valid, np.exp(log_w), 0.0)
     share /= np.maximum(share.sum(axis=-1, keepdims=True), 1e-300)
     conditions = np.broadcast_to(np.arange(effective.size).reshape(shape)[..., None], valid.shape)
@@ -146,5 +159,6 @@ def _read_part(samples: xr.Dataset, table: xr.Dataset, n_blocks: int) -> dict[st
         "n_atoms": samples["n_atoms"].values[valid].astype(np.int64),
         "condition": conditions[valid],
         "block": np.broadcast_to(block, valid.shape)[valid],
+        "copy": np.broadcast_to(copy, valid.shape)[valid],
         "weight": (share * effective.reshape(shape)[..., None])[valid],
     }

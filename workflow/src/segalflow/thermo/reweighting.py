@@ -11,7 +11,8 @@ function of (U, N), the sum over delta_mu in D is one table g_T(N), and a pass o
 for each temperature.
 
 Errors: blocks of samples (of all conditions at once: replica exchange makes them correlated) are drawn with
-replacement; the weighted sums are taken anew and z answers by one Newton step.
+replacement; the weighted sums are taken anew and z answers by one Newton step. Chains that exist in several copies
+also show what their blocks do not (`thermo.copies`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logsumexp
 
 from segalflow.compilation import numba
+from segalflow.thermo.copies import widen_by_copies
 from segalflow.thermo.pooling import SamplePool, UnresolvedError
 
 MAX_NEWTON = 60
 TOLERANCE = 1e-9
 """Largest |sum_s w_s R_k(s) - n_k| / n of a solution."""
+NUDGE = 1e-3
+"""Relative change of the weight of one copy of the chains by which its influence is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +250,8 @@ class Mbar:
         for r in range(len(self._rows)):
             here = np.flatnonzero(self._row == r)
             self._by_condition[:, here] = by_condition[:, r] @ share[here].T
+        self._copy = np.full(pool.n_blocks, -1)
+        self._copy[pool.block] = pool.copy
         held = np.zeros((n_used, pool.n_blocks))
         np.add.at(held, (self._condition, pool.block), pool.weight)
         self._held = held / self._effective[:, None]
@@ -305,20 +311,39 @@ class Mbar:
             answer = np.einsum("ntr,brn->btn", mixed, delta_g, optimize=True)
             with np.errstate(divide="ignore"):
                 draws = np.log(np.maximum(sums, 0.0)) + scale - answer
+            draws = self._widen(draws, log_weight, replicates, seed)
         return Reweighted(beta, log_weight, draws, mean + shift, variance, effective)
 
+    def _widen(self, draws: np.ndarray, log_weight: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+        """Draws of the blocks with what the copies add to them, which are read off the two draws of each at the end."""
+        n_copies = self.pool.n_copies
+        if n_copies < 2:
+            return draws[:replicates]
+        with np.errstate(invalid="ignore"):
+            up, down = draws[replicates : replicates + n_copies], draws[replicates + n_copies :]
+            offsets, influences = draws[:replicates] - log_weight, (up - down) / (2 * NUDGE)
+        wide = widen_by_copies(offsets, influences, self.pool.n_blocks, np.random.default_rng([seed, n_copies]))
+        return np.where(np.isfinite(wide), log_weight + wide, -np.inf)
+
     def _resample(self, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Counts of the blocks, relative changes of the conditions' sums of weights, and changes of z."""
-        n_blocks = self.pool.n_blocks
+        """Counts of the blocks, relative changes of the conditions' sums of weights, and changes of z.
+
+        Behind the draws come those with the weight of one copy of the chains a little larger, then a little smaller.
+        """
+        n_blocks, n_copies = self.pool.n_blocks, self.pool.n_copies
         rng = np.random.default_rng(seed)
         counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), replicates).astype(float)
         # A bootstrap of n blocks has the variance of n - 1 in n.
         counts = 1 + (counts - 1) * np.sqrt(n_blocks / max(n_blocks - 1, 1))
+        spread = np.where(np.isfinite(self.pool.log_z_stderr[self._used]), self.pool.log_z_stderr[self._used], 0.0)
+        drawn = spread * rng.standard_normal((replicates, len(spread)))
+        if n_copies > 1:
+            own = (self._copy == np.arange(n_copies)[:, None]) - (self._copy >= 0) / n_copies
+            counts = np.concatenate([counts, 1 + NUDGE * own, 1 - NUDGE * own])
+            drawn = np.concatenate([drawn, np.zeros((2 * n_copies, len(spread)))])
         norm = counts @ self._held.T - 1.0
         taken = counts @ self._by_block - norm @ self._by_condition
         resampled = self.pool.resampled[self._used]
-        spread = np.where(np.isfinite(self.pool.log_z_stderr[self._used]), self.pool.log_z_stderr[self._used], 0.0)
-        drawn = spread * rng.standard_normal(norm.shape)
         known = np.where(resampled, np.log(np.maximum(1 + norm, 1e-3)), drawn)
         gradient, at_solution, share, pairs = self._at_solution
         change = self._effective - taken + self._precision * (self._z - self._prior - known)
