@@ -47,6 +47,8 @@ FINE = 4
 """Chemical potentials tried in a step of the grid."""
 APART = 2.0
 """Ashman's D from which on two peaks are apart (Ashman, Bird & Zepf, Astron. J. 108, 2348, 1994)."""
+LEVEL = 1e-6
+"""Least height of a phase above two others that are level, in log weight, for it to be between them."""
 DIP = -0.1
 """Cumulant of the order below which a cell flips between two phases."""
 REACH = 2
@@ -129,15 +131,22 @@ def _dips(weights: PhaseWeights, star: int, rows: slice, slope: np.ndarray) -> b
     return bool(np.nanmin(cumulant[0] + 2 * noise) < DIP)
 
 
+def _moments(curve: FreeEnergy, row: int, delta_mu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log weight, mean and variance of N of one phase at one condition."""
+    return tilted(curve.log_weight[row], np.array(curve.beta[row] * delta_mu))
+
+
 def _apart(mean: np.ndarray, variance: np.ndarray) -> bool:
     """Whether two peaks (means and variances of N, (2,)) are apart."""
     return bool(abs(mean[1] - mean[0]) > APART * np.sqrt(max(float(variance.sum()), 1e-12) / 2))
 
 
-def _balance(a: FreeEnergy, b: FreeEnergy, row: int, delta_mu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _balance(
+    a: FreeEnergy, b: FreeEnergy, row: int, delta_mu: float, only_main: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """delta_mu of equal weight of two phases and both means of N, by Newton's method for every draw."""
     kt = a.boltzmann * a.temperature[row]
-    draws = [_draws(curve, slice(row, row + 1))[:, 0] for curve in (a, b)]
+    draws = [_draws(curve, slice(row, row + 1), only_main)[:, 0] for curve in (a, b)]
     slope = np.full(len(draws[0]), delta_mu / kt)
     for _ in range(30):
         (za, na, _), (zb, nb, _) = (tilted(d, slope) for d in draws)
@@ -164,25 +173,43 @@ def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
     return float(abs(p @ away**3)) / (2 * second * curve.n_sites) if second > 0.25 else 0.0
 
 
+def _succession(
+    curves: Sequence[FreeEnergy], row: int, first: int, last: int, delta_mu: float
+) -> list[tuple[tuple[int, int], float]]:
+    """The pairs of phases that follow each other from one to another with rising delta_mu, and where they are level.
+
+    A phase stable over less than a step shows where the weights of its neighbours are level: it has more there.
+    """
+    mu = float(_balance(curves[first], curves[last], row, delta_mu, only_main=True)[0][0])
+    if not np.isfinite(mu):
+        return [((first, last), delta_mu)]
+    beside = np.array([tilted_log_sum(c.log_weight[row], np.array(c.beta[row] * mu)) for c in curves])
+    between = int(beside.argmax())
+    if between in (first, last) or beside[between] <= max(beside[first], beside[last]) + LEVEL:
+        return [((first, last), mu)]
+    parts = ((first, between), (between, last))
+    return [found for pair in parts for found in _succession(curves, row, *pair, mu)]
+
+
 def _fields(weights: PhaseWeights, options: Mapping[str, Any]) -> list[list[_Field]]:
     """Two-phase fields of every temperature, left to right."""
     names, curves = list(weights.phases), list(weights.phases.values())
     grid = curves[0].delta_mu
     fine = np.unique(np.concatenate([np.linspace(a, b, FINE + 1) for a, b in itertools.pairwise(grid)]))
-    total, mean, variance = _sums(curves, fine)
+    total, _, _ = _sums(curves, fine)
     rows = []
     for t in range(len(curves[0].temperature)):
         first = total[:, t].argmax(axis=0)
         row = []
-        for k in np.flatnonzero(np.diff(first)):
-            pair = [first[k], first[k + 1]]
+        steps = np.flatnonzero(np.diff(first))
+        follow = [(k, *p) for k in steps for p in _succession(curves, t, first[k], first[k + 1], float(fine[k]))]
+        for k, pair, at in follow:
             star = _star_of(weights, [names[p] for p in pair])
             near = curves[0].beta[t] * fine[max(k - REACH * FINE, 0) : k + 2 + REACH * FINE]
-            if not _apart(mean[pair, t, k], variance[pair, t, k]) or (
-                star is not None and not _dips(weights, star, slice(t, t + 1), near)
-            ):
+            _, *moments = (np.array(v) for v in zip(*(_moments(curves[p], t, at) for p in pair), strict=True))
+            if not _apart(*moments) or (star is not None and not _dips(weights, star, slice(t, t + 1), near)):
                 continue
-            mu, left, right = _balance(curves[pair[0]], curves[pair[1]], t, float(fine[k]))
+            mu, left, right = _balance(curves[pair[0]], curves[pair[1]], t, at)
             gap = right - left
             wide = gap[0] > max(options["minimum_gap"], 2 * replicate_stderr(gap))
             if np.isfinite(gap[0]) and wide and fine[k] <= mu[0] <= fine[k + 1]:
