@@ -152,6 +152,20 @@ def classify(spins: np.ndarray, references: Mapping[str, np.ndarray]) -> tuple[n
     return np.where(passed.any(axis=0), best.argmax(axis=0), -1), eta
 
 
+def classify_samples(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `classify` of all samples: phases of the shape of ``valid`` (-1 where there is none), and eta.
+
+    Raises:
+        SamplingError: if a reference has another number of sites than the samples.
+    """
+    check_references(samples, references)
+    spins, valid = spins_of(samples), samples["valid"].values > 0
+    phase, order = np.full(valid.shape, -1), np.zeros((len(references), *valid.shape))
+    whole = spins.reshape(-1, spins.shape[-1]) if valid.all() else spins[valid]
+    phase[valid], order[:, valid] = classify(whole, references)
+    return phase, order
+
+
 def references_of(ground_states: Sequence[Atoms], cell: Supercell) -> dict[str, np.ndarray]:
     """Return the images of every ordered ground state that fits into a cell, by name.
 
@@ -165,12 +179,17 @@ def references_of(ground_states: Sequence[Atoms], cell: Supercell) -> dict[str, 
     return found
 
 
-def label_phases(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def label_phases(
+    samples: xr.Dataset,
+    references: Mapping[str, np.ndarray],
+    classified: tuple[np.ndarray, np.ndarray] | None = None,
+) -> pd.DataFrame:
     """Return the probability of every phase at every condition, with `COLUMNS`.
 
     Args:
         samples: samples artefact (`segalflow.samples`).
         references: images by name (`references_of`).
+        classified: `classify_samples` of these, if it is known.
 
     Returns:
         For every condition a row for every phase, the solid solution last (its order parameter is the largest one of
@@ -180,10 +199,8 @@ def label_phases(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> p
     Raises:
         SamplingError: if a reference has another number of sites than the samples.
     """
-    check_references(samples, references)
-    spins, valid = spins_of(samples), samples["valid"].values > 0
-    phase, order = np.full(valid.shape, -1), np.zeros((len(references), *valid.shape))
-    phase[valid], order[:, valid] = classify(spins[valid], references)
+    phase, order = classified or classify_samples(samples, references)
+    valid = samples["valid"].values > 0
     log_weight, n_atoms = samples["log_weight"].values, samples["n_atoms"].values
     independent = samples["independent_samples"].values
     names = [*references, SOLUTION]

@@ -22,7 +22,7 @@ import xarray as xr
 from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.samples import unpack_spins
 from segalflow.thermo.free_energy import FreeEnergy, describe_source
-from segalflow.thermo.order_parameters import SOLUTION, check_references, classify, order_waves, squared_order
+from segalflow.thermo.order_parameters import SOLUTION, check_references, classify_samples, order_waves, squared_order
 from segalflow.thermo.pooling import UnresolvedError, pool_samples, usable_conditions
 from segalflow.thermo.tilting import log_add, log_sum
 
@@ -104,6 +104,7 @@ def compute_phase_weights(
     blocks: int = 40,
     replicates: int = 100,
     seed: int = 0,
+    classified: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PhaseWeights:
     """Return the weights of the phases in the samples of one method.
 
@@ -114,6 +115,7 @@ def compute_phase_weights(
         table: the ensemble table beside it.
         references: images by name (`order_parameters.references_of`).
         blocks, replicates, seed: as for `free_energy.compute_free_energy`.
+        classified: `order_parameters.classify_samples` of these, if it is known.
 
     Raises:
         BoundaryError: if samples and table do not belong together, or a number is not finite.
@@ -139,7 +141,7 @@ def compute_phase_weights(
             source,
         )  # fmt: skip
 
-    number, _ = classify(spins, references)
+    number = (classified or classify_samples(samples, references))[0][taken]
     names = [*references, SOLUTION]
     phases = {name: curve(number == (k if k < len(references) else -1)) for k, name in enumerate(names)}
     stars, powers = [], []
