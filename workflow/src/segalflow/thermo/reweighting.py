@@ -17,6 +17,7 @@ also show what their blocks do not (`thermo.copies`).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,15 +205,19 @@ class Mbar:
         return self._effective - taken + self._precision * (z - self._prior), taken, share, pairs
 
     def _hessian(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        matrix = np.diag(taken + self._precision)
-        for a in range(len(self._rows)):
-            rows = np.flatnonzero(self._row == a)
-            for b in range(a + 1):
-                columns = np.flatnonzero(self._row == b)
+        # In the order of rows the blocks of the matrix are slices.
+        order = np.argsort(self._row, kind="stable")
+        ends = np.searchsorted(self._row[order], np.arange(len(self._rows) + 1))
+        blocks = [slice(first, last) for first, last in itertools.pairwise(ends)]
+        matrix, share = np.empty((len(order), len(order))), share[order]
+        for a, rows in enumerate(blocks):
+            for b, columns in enumerate(blocks[: a + 1]):
                 part = (share[rows] * pairs[:, a, b]) @ share[columns].T
-                matrix[np.ix_(rows, columns)] -= part
-                if a != b:
-                    matrix[np.ix_(columns, rows)] -= part.T
+                matrix[rows, columns] = -part
+                matrix[columns, rows] = -part.T
+        back = np.argsort(order)
+        matrix = matrix[np.ix_(back, back)]
+        matrix[np.diag_indices(len(matrix))] += taken + self._precision
         return matrix
 
     def _factor(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray):
