@@ -59,6 +59,12 @@ class ExchangePotentials:
         return tuple(f"{name}-{reference}" for reference, name in self.pairs)
 
     @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the exchanges in a config: the species that comes in, or the label where two exchanges bring it."""
+        brought = [name for _, name in self.pairs]
+        return tuple(name if brought.count(name) == 1 else f"{name}-{first}" for first, name in self.pairs)
+
+    @property
     def n_sites(self) -> int:
         """Number of sites."""
         return len(self.column)

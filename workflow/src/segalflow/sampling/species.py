@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from segalflow.energy.base import EnergyModel
+from segalflow.energy.kinds import MAX_STATES
 from segalflow.energy.potentials import ExchangePotentials, grid_conditions
 from segalflow.energy.replica_pool import exchange_run
 from segalflow.energy.species_chains import SpeciesChains, as_site_functions, species_pool
@@ -26,7 +27,6 @@ from segalflow.sampling.statistics import autocorrelation_time, unseen_excitatio
 from segalflow.sampling.sweep import SweepSettings, lower_of, repaired_row, weighed_row
 from segalflow.segal.species_sampler import SpeciesSampler
 
-MAX_STATES = 5_000_000
 _BATCH = 16384
 
 Axes = tuple[np.ndarray, ...]
