@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from segalflow.ensemble import grid_dimensions, lower_ness
 from segalflow.plotting.style import (
@@ -172,8 +173,6 @@ def _curves(panel, mu: np.ndarray, part: xr.Dataset, method: str) -> None:
 
 def _legend(figure: Figure, species: Sequence[str], methods: Sequence[str]) -> None:
     """Colours are species, symbols are methods (the exact sum: lines)."""
-    from matplotlib.lines import Line2D
-
     handles = [
         Line2D([], [], color=SPECIES_COLOURS[k % len(SPECIES_COLOURS)], lw=2, label=name)
         for k, name in enumerate(species)
@@ -221,7 +220,7 @@ def plot_species_ness(table: xr.Dataset, n_temperatures: int = 3) -> tuple[Figur
 def plot_species_hull(
     hull: pd.DataFrame, predictions: pd.DataFrame, species: Sequence[str]
 ) -> tuple[Figure, pd.DataFrame]:
-    """Plot formation energies against the fraction of each species, the ground states of the model named.
+    """Plot formation energies against the fraction of each species; mixed ground states of the model are numbered.
 
     Args:
         hull: columns source (``data`` or ``model``), x_<species>, formation_energy (eV/atom), name.
@@ -233,28 +232,29 @@ def plot_species_hull(
     tables = [predictions.copy(), states]
     for table in tables:
         table[f"x_{species[0]}"] = 1.0 - sum(table[f"x_{name}"] for name in species[1:])
-    shown = tables[0]
+    shown, fractions = tables[0], [f"x_{name}" for name in species]
+    mixed = states[states[fractions].max(axis=1) < 1]
     for panel, name in zip(axes[0], species, strict=True):
         x = shown[f"x_{name}"]
         panel.plot(x, MEV * shown["e_data"], "o", ms=3.2, mfc="none", mec=GREY, mew=0.7, label="calculated")
         panel.plot(x, MEV * shown["e_model"], "x", ms=2.6, color=SKY, mew=0.8, label="expansion")
-        panel.plot(
-            states[f"x_{name}"], MEV * states["formation_energy"], "o", ms=3.2, color="black",
-            label="ground states of the expansion",
-        )  # fmt: skip
+        for number, (_, row) in enumerate(mixed.iterrows(), start=1):
+            at = row[f"x_{name}"], MEV * row["formation_energy"]
+            panel.plot(*at, "o", ms=3.2, color="black", label="ground states of the expansion" if number == 1 else None)
+            panel.annotate(str(number), at, (0, -3), textcoords="offset points", ha="center", va="top", fontsize=6)
         panel.axhline(0, color=GREY, lw=0.5, zorder=0)
         panel.set_xlim(-0.04, 1.04)
         panel.set_xlabel(rf"$x_\mathrm{{{name}}}$")
-    for _, row in states.iterrows():
-        if max(row[f"x_{name}"] for name in species) < 1:
-            axes[0, 0].annotate(
-                formula_label(str(row["name"])), (row[f"x_{species[0]}"], MEV * row["formation_energy"]),
-                xytext=(0, -4), textcoords="offset points", ha="center", va="top", fontsize=6,
-            )  # fmt: skip
     axes[0, 0].margins(y=0.15)
     axes[0, 0].set_ylabel("formation energy (meV/atom)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    named = [f"{number} {formula_label(str(name))}" for number, name in enumerate(mixed["name"], start=1)]
+    if named:
+        figure.legend(
+            [Line2D([], [], ls="")] * len(named), named, loc="outside lower center", ncols=min(len(named), 5),
+            handlelength=0,
+        )  # fmt: skip
     columns = ["structure", *(f"x_{name}" for name in species), "e_data", "e_model", "above_hull"]
     data = shown[columns].assign(ground_state=shown["structure"].isin(set(states["structure"])))
     return figure, data.rename(columns={c: f"{c}_eV" for c in ("e_data", "e_model", "above_hull")})
