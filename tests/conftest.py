@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,10 +39,12 @@ ENGINES = {
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out a test whose engine is not there, and say what to install."""
+    """Leave out a test whose engine or device is not there, and say what it needs."""
     for mark, (modules, how) in ENGINES.items():
         if item.get_closest_marker(mark) and any(importlib.util.find_spec(m) is None for m in modules):
             pytest.skip(how)
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
 
 
 @pytest.fixture(scope="session")

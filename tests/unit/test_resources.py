@@ -19,7 +19,7 @@ from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_
 from segalflow.segal.gradients import autograd_step
 from segalflow.segal.network import build_network
 from segalflow.segal.resources import choose_device, in_parts
-from segalflow.segal.sampler import TrainedSampler, _run_torch, torch_logits
+from segalflow.segal.sampler import TrainedSampler, _run_torch, seed_states, torch_logits
 from segalflow.segal.torch_fields import TorchFields
 from segalflow.segal.training import train
 
@@ -46,8 +46,31 @@ def test_networks_draw_and_score_on_a_device_that_is_not_the_cpu(kind) -> None:
     logits = torch_logits(sampler, spins, t, m)
     assert (logits.device.type, logits.shape) == ("meta", (5, 12))
     conditions = (torch.empty(5, device="meta"), torch.empty(5, device="meta"), torch.empty(5, 4, device="meta"))
-    drawn = sampler.network.draw(torch.empty(5, 12, device="meta"), sampler.torch_fields.at, *conditions)
-    assert (drawn.device.type, drawn.shape) == ("meta", (5, 12))
+    for found in sampler.network.draw(torch.empty(5, 12, device="meta"), sampler.torch_fields.at, *conditions):
+        assert (found.device.type, found.shape) == ("meta", (5, 12))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_gpu_draws_as_the_cpu_says(kind) -> None:
+    t, m = np.repeat(np.linspace(1.5, 4.5, 30), 10), np.full(300, 0.2)
+    local, other = untrained(kind), untrained(kind)
+    other.network.to("cuda")
+    for n in (300, 40):  # a recording of one length serves shorter batches
+        spins, log_p, energy = other.sample(t[:n], m[:n], seed=3)
+        assert np.allclose(log_p, local.log_prob(spins, t[:n], m[:n]), atol=1e-4)
+        assert np.allclose(energy, local.model.energy_of_spins(spins), rtol=0, atol=1e-9)
+        with torch.no_grad():
+            chance = torch.sigmoid(torch_logits(local, spins, t[:n], m[:n])).numpy()
+        uniform = np.random.default_rng(seed_states(3, n)).random(spins.shape)
+        clear = np.abs(chance - uniform) > 1e-4
+        assert ((spins > 0) == (uniform < chance))[clear].all()
+    # The recording reads the weights as they are now.
+    with torch.no_grad():
+        for weights in other.network.parameters():
+            weights.mul_(1.2)
+    spins, log_p, _ = other.sample(t, m, seed=3)
+    assert np.allclose(log_p, other.log_prob(spins, t, m), atol=1e-4)
 
 
 def test_the_torch_path_of_the_physics_network_is_its_kernel() -> None:
@@ -62,7 +85,7 @@ def test_the_torch_path_of_the_physics_network_is_its_kernel() -> None:
     log_p, energy = _run_torch(sampler)(True, spins, t, m, np.arange(40, dtype=np.uint64))
     assert len(np.unique(spins, axis=0)) > 30
     assert np.allclose(log_p, sampler.log_prob(spins, t, m), atol=1e-4)
-    assert np.allclose(energy, sampler.model.energy_of_spins(spins))
+    assert np.allclose(energy, sampler.model.energy_of_spins(spins), rtol=0, atol=1e-9)
     # Drawn as the conditionals say: the same uniform numbers against their probabilities.
     uniform = np.random.default_rng(np.arange(40, dtype=np.uint64)).random(spins.shape)
     with torch.no_grad():

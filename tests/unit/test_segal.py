@@ -120,9 +120,11 @@ def test_the_paper_network_draws_as_its_conditionals_say() -> None:
     uniform = np.random.default_rng(5).random((200, 12)).astype(np.float32)
     condition = torch.from_numpy(sampler.domain.encode(t, m))
     with torch.no_grad():
-        drawn = sampler.network.draw(torch.from_numpy(uniform), None, None, None, condition)
+        drawn, logits = sampler.network.draw(torch.from_numpy(uniform), None, None, None, condition)
         spins = drawn.numpy().astype(np.int8)
-        chance = torch.sigmoid(torch_logits(sampler, spins, t, m)).numpy()
+        scored = torch_logits(sampler, spins, t, m)
+        chance = torch.sigmoid(scored).numpy()
+    assert torch.allclose(logits, scored, atol=1e-4)
     clear = np.abs(chance - uniform) > 1e-5
     assert clear.mean() > 0.99
     assert ((spins > 0) == (uniform < chance))[clear].all()

@@ -1,8 +1,8 @@
 """The networks: conditionals of every site given the sites before it, T and delta_mu.
 
-A network is a `torch.nn.Module` with ``logits(spins, fields, beta, delta_mu, condition)``; the probability of species 1
-on site i is ``sigmoid(logit_i)`` and may depend on the spins of earlier sites only. To add one, write the module and
-register it in `NETWORKS`.
+A network is a `torch.nn.Module` with ``logits(spins, fields, beta, delta_mu, condition)``, and ``draw``, which places
+one site after the other. The probability of species 1 on site i is ``sigmoid(logit_i)`` and may depend on the spins of
+earlier sites only. To add one, write the module and register it in `NETWORKS`.
 """
 
 from __future__ import annotations
@@ -199,26 +199,35 @@ class PhysicsNetwork(nn.Module):
         exact = beta[:, None] * (delta_mu[:, None] - 2 * fields[:, :, 0])
         return exact + correction + own["bias"][sites] + site[:, sites] + offset
 
-    def draw(self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
-        """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape: one pass over the sites.
+    def draw(
+        self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return +-1 draws and their logits, float (batch, n_sites), for uniform numbers of that shape, in one pass.
 
         `fields_at` gives the fields of one site, (batch, n_classes), from the spins placed before it. On a CPU the
         compiled kernel (`segalflow.segal.kernels`) is faster.
         """
         modulation, own = self.modulation(condition), self.by_site()
         spins, total = torch.zeros_like(uniform), uniform.new_zeros(len(uniform), 1)
+        logits = torch.empty_like(uniform)
         for i, (first, last) in enumerate(itertools.pairwise(self.first_seen)):
             seen = spins[:, self.seen[first:last]] @ self.w1[self.displacement[first:last]]
             fields, mean = fields_at(i, spins)[:, None], total / max(i, 1)
             logit = self._conditionals(slice(i, i + 1), own, seen[:, None], fields, mean, beta, delta_mu, modulation)
+            logits[:, i] = logit[:, 0]
             spins[:, i] = torch.where(uniform[:, i] < torch.sigmoid(logit[:, 0]), 1.0, -1.0)
             total = total + spins[:, i : i + 1]
-        return spins
+        return spins, logits
 
     @property
     def bytes_per_decoration(self) -> int:
         """Estimated memory of one decoration in a pass with gradients, bytes: what the layers of all sites keep."""
         return 4 * self.n_sites * (8 * self.hidden + 6 * (self.n_classes + 1))
+
+    @property
+    def bytes_per_draw(self) -> int:
+        """Estimated memory of one decoration while it is drawn, bytes: its sites, and the layers of one of them."""
+        return 4 * (6 * self.n_sites + 24 * self.hidden + 2 * int(self.starts.diff().max()))
 
 
 class MaskedNetwork(nn.Module):
@@ -277,15 +286,23 @@ class MaskedNetwork(nn.Module):
         """Estimated memory of one decoration in a pass with gradients, bytes."""
         return 4 * 4 * sum(len(weight) for weight in self.weights)
 
-    def draw(self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor) -> Tensor:
-        """Return +-1 draws, float (batch, n_sites), for uniform numbers of that shape, in the time of one `logits`.
+    @property
+    def bytes_per_draw(self) -> int:
+        """Estimated memory of one decoration while it is drawn, bytes."""
+        return self.bytes_per_decoration
 
-        Group i of every layer needs earlier groups only, so it is computed once, when its turn comes.
+    def draw(
+        self, uniform: Tensor, fields_at: FieldsAt, beta: Tensor, delta_mu: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return +-1 draws and their logits, float (batch, n_sites), for uniform numbers of that shape.
+
+        It takes the time of one `logits`: group i of every layer needs earlier groups only, so it is computed once,
+        when its turn comes.
         """
         n, last = self.n_sites, len(self.weights) - 1
         layers = zip(self.weights, self.biases, self.conditions, strict=True)
         extras = [bias + extra(condition) for _, bias, extra in layers]
-        spins = torch.zeros_like(uniform)
+        spins, logits = torch.zeros_like(uniform), torch.empty_like(uniform)
         hidden = [uniform.new_zeros(len(uniform), len(weight)) for weight in self.weights[:-1]]
         for i in range(n):
             z, seen = spins, i
@@ -296,8 +313,9 @@ class MaskedNetwork(nn.Module):
                 if number < last:
                     hidden[number][:, own] = self._squeeze(found)
                     z, seen = hidden[number], (i + 1) * width
+            logits[:, i] = found[:, 0]
             spins[:, i] = torch.where(uniform[:, i] < torch.sigmoid(found[:, 0]), 1.0, -1.0)
-        return spins
+        return spins, logits
 
 
 NETWORKS = {"physics": PhysicsNetwork, "made": MaskedNetwork}

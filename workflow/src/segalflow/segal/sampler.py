@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell
-from segalflow.segal.features import ConditionRange, PastFields, evaluate_past_fields
+from segalflow.segal.features import ConditionRange, PastFields, evaluate_energies, evaluate_past_fields
 from segalflow.segal.kernels import run_pass
 from segalflow.segal.network import PhysicsNetwork
+from segalflow.segal.recorded import RecordedDraw
 from segalflow.segal.resources import MEMORY_MB, device_of, in_parts
 from segalflow.segal.torch_fields import TorchFields
 
@@ -69,6 +70,14 @@ class TrainedSampler:
     def torch_fields(self) -> TorchFields:
         """The tables of the past fields on the device of the network."""
         return TorchFields(self.fields).to(device_of(self.network))
+
+    @functools.cached_property
+    def torch_draw(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        """``draw`` of the network with its fields, recorded where it is on a GPU."""
+        fields_at = self.torch_fields.at if self.network.uses_fields else None
+        if device_of(self.network).type == "cuda":
+            return RecordedDraw(self.network, fields_at)
+        return lambda uniform, *conditions: self.network.draw(uniform, fields_at, *conditions)
 
     @property
     def n_sites(self) -> int:
@@ -130,6 +139,8 @@ class TrainedSampler:
 
 
 def _energies(sampler: TrainedSampler, placed: np.ndarray) -> np.ndarray:
+    if isinstance(sampler.model, SpinPolynomial):
+        return evaluate_energies(sampler.fields, placed)
     return np.asarray(sampler.model.energy((sampler.by_site(placed) > 0).astype(np.int8)), dtype=float)
 
 
@@ -212,23 +223,26 @@ def log_prob_from_logits(logits: torch.Tensor, spins: np.ndarray) -> np.ndarray:
 
 
 def _run_torch(sampler: TrainedSampler):
-    """Any network on any device: one pass that draws, and one that scores; in parts that fit the memory."""
+    """Any network on any device, in parts that fit the memory; a draw is scored by the logits it was drawn with."""
 
     def run(draw, spins, temperature, delta_mu, states):
         uniform = np.random.default_rng(states).random(spins.shape) if draw else None
         log_p = np.empty(len(spins))
-        fields_at = sampler.torch_fields.at if sampler.network.uses_fields else None
 
         def work(part: slice) -> None:
             t, mu = temperature[part], delta_mu[part]
             if draw:
                 chance = to_device(sampler.network, uniform[part])
-                found = sampler.network.draw(chance, fields_at, *_inputs(sampler, t, mu))
+                found, logits = sampler.torch_draw(chance, *_inputs(sampler, t, mu))
                 spins[part] = found.cpu().numpy()
-            log_p[part] = log_prob_from_logits(torch_logits(sampler, spins[part], t, mu), spins[part])
+            else:
+                logits = torch_logits(sampler, spins[part], t, mu)
+            log_p[part] = log_prob_from_logits(logits, spins[part])
 
         with torch.no_grad():
-            in_parts(work, len(spins), sampler.network.bytes_per_decoration, sampler.memory_mb)
+            network = sampler.network
+            needs = network.bytes_per_draw if draw else network.bytes_per_decoration
+            in_parts(work, len(spins), needs, sampler.memory_mb)
         # A score needs no energy, and energies may be what costs.
         return log_p, _energies(sampler, spins) if draw else np.full(len(spins), np.nan)
 
