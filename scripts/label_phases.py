@@ -6,7 +6,7 @@ from segalflow.ensemble import read_ensemble
 from segalflow.samples import read_samples
 from segalflow.scripting import logged
 from segalflow.structures.pool import read_pool
-from segalflow.thermo.order_parameters import label_phases, references_of
+from segalflow.thermo.order_parameters import classify_samples, label_phases, references_of
 from segalflow.thermo.phase_weights import compute_phase_weights, write_phase_weights
 from segalflow.thermo.short_range_order import correlation_table
 
@@ -19,12 +19,14 @@ with logged(snakemake.log[0]) as log:
         log.warning("ground state %s is not in the pool of structures: its samples count as solid solution", missing)
     references = references_of([s for s in pool if s.info["structure"] in names], cell)
     log.info("references: %s", {name: len(images) for name, images in references.items()})
-    write_table(snakemake.output.labels, label_phases(samples, references))
+    classified = classify_samples(samples, references)
+    write_table(snakemake.output.labels, label_phases(samples, references, classified))
     weights = compute_phase_weights(
         samples,
         read_ensemble(snakemake.input.table),
         references,
         seed=snakemake.params.seed,
+        classified=classified,
         **snakemake.params.free_energy,
     )
     if "refused" in weights.attributes:

@@ -116,6 +116,8 @@ def test_gaps_that_close_at_one_composition_are_congruent_and_others_critical() 
         point(505, 0.01, 0.26, 0.26, 1, kind="gap_top", temperature_low=495, temperature_high=515),
         point(450, 0.10, 0.75, 0.75, 2, kind="gap_top", temperature_low=440, temperature_high=460),
     ]
+    crossing = replace(tops[1], note="crossing of Binder's cumulants of the cells small, main")
+    assert set(find_invariants(boundary_table([tops[0], crossing]))["kind"]) == {"critical"}
     table = find_invariants(boundary_table(tops)).set_index("kind")
     assert table.loc["congruent", "boundaries"] == "0+1"
     assert table.loc["congruent", "temperature"] == 502.5

@@ -53,6 +53,18 @@ def test_points_of_cells_are_matched_by_hamiltonian_kind_and_composition() -> No
     assert len([n for n in notes if "(second)" in n]) == 2
 
 
+def test_a_crossing_of_cells_is_not_extrapolated_again() -> None:
+    rows = [
+        {"kind": "critical", "order": "continuous", "cell": cell, "method": "tempering", "criterion": "critical_point",
+         "x": 0.16, "temperature": at, "temperature_stderr": 2.0, "phases": "", "note": note}
+        for cell, at, note in (("a", 480.0, "one cell"), ("b", 476.0, "one cell"), ("b", 470.0, "crossing of cells"))
+    ]  # fmt: skip
+    cells = {name: {"n_sites": n, "expansion": "main", "dimensions": 3} for name, n in (("a", 64), ("b", 512))}
+    table, notes = finite_size_series(pd.DataFrame(rows), cells)
+    assert table["temperatures"].tolist() == ["480 476"]
+    assert "cumulants cross at 470 +- 2" in notes[0]
+
+
 def test_first_order_and_continuous_points_are_extrapolated_by_their_own_laws() -> None:
     """The top of an order-disorder field by 1/N; a critical point and a continuous line by N^-0.529 (N^-1/2 in 2D)."""
     laws = {("order_disorder", "first"): (1.0, 1.0), ("critical", "continuous"): (0.529, 0.5),

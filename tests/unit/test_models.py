@@ -232,7 +232,7 @@ def test_the_model_studies_are_valid(study, name) -> None:
     assert study(name)["cells"]["main"]["methods"] == ["exact", "snis", "metropolis"]
 
 
-@pytest.mark.parametrize("name", ["cuau_ground_states", "cuau_128", "agpd_27_ce", "agpd_125"])
+@pytest.mark.parametrize("name", ["cuau_ground_states", "cuau_128", "agpd_27_ce", "agpd_125", "agpd_sizes"])
 def test_the_studies_of_published_expansions_are_valid(study, name) -> None:
     prepared = study(name)
     assert prepared["study"] == name

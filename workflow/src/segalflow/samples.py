@@ -54,7 +54,10 @@ def pack_spins(spins: np.ndarray) -> np.ndarray:
 def unpack_spins(packed: np.ndarray, n_sites: int) -> np.ndarray:
     """Return packed occupations (..., bytes) as +-1 spins, int8 (..., n_sites)."""
     bits = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=n_sites, bitorder="little")
-    return 2 * bits.astype(np.int8) - 1
+    spins = bits.view(np.int8)
+    spins *= 2
+    spins -= 1
+    return spins
 
 
 def thin_samples(log_w: np.ndarray, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

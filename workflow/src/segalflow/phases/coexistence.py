@@ -7,16 +7,18 @@ Errors are those of replicates: the energy of a replicate differs by the derivat
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.special import gammaln, logsumexp, xlogy
+from scipy.special import gammaln, xlogy
 
 from segalflow.phases.equal_weight import PARTING, balance_peaks
 from segalflow.phases.gaps import Gap
 from segalflow.phases.tangent_sides import PARTED, STIFF, STRONGEST, Side
 from segalflow.thermo.free_energy import FreeEnergy
+from segalflow.thermo.tilting import log_sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Peaks:
         n = np.arange(self.weight.shape[1])
         inside = (n >= self.bounds[0]) & (n <= self.bounds[1])
         tilted = self.weight[:, inside] + slope * n[inside]
-        p = np.exp(tilted - logsumexp(tilted, axis=1, keepdims=True))
+        p = np.exp(tilted - log_sum(tilted)[:, None])
         return p[:, n[inside] > self.divider].sum(axis=1), p @ n[inside] / n[-1]
 
 
@@ -96,7 +98,7 @@ class Coexistence:
         found = np.flatnonzero(np.isclose(self.free.temperature, temperature, rtol=1e-9, atol=0.0))
         return int(found[0]) if len(found) else None
 
-    def peaks(self, row: int, points: pd.DataFrame, number: int) -> Peaks | None:
+    def peaks(self, row: int, points: Sequence[Mapping[str, Any]], number: int) -> Peaks | None:
         """Return the phases on both sides of a boundary point, None where the free energy shows no two of them.
 
         Args:
@@ -104,7 +106,7 @@ class Coexistence:
             points: all boundary points of one source at this temperature, from left to right.
             number: which of them.
         """
-        dividers = [self._divider(row, p["x_left"], p["x_right"]) for _, p in points.iterrows()]
+        dividers = [self._divider(row, p["x_left"], p["x_right"]) for p in points]
         if dividers[number] is None:
             return None
         below = [d for d in dividers[:number] if d is not None and d < dividers[number]]
@@ -155,7 +157,7 @@ class Coexistence:
             tilted = peaks.weight[:, side] + peaks.slope[:, None] * n[side]
             tilted = np.where(np.isfinite(energy[:1, side]), tilted, -np.inf)
             with np.errstate(invalid="ignore"):
-                p = np.exp(tilted - logsumexp(tilted, axis=1, keepdims=True))
+                p = np.exp(tilted - log_sum(tilted)[:, None])
             means.append((np.nan_to_num(energy[:, side]) * p).sum(axis=1) / n[-1])
             truncation.append(float(p[0] @ left_open[side]) / n[-1])
         width = peaks.x[1] - peaks.x[0]
@@ -173,7 +175,7 @@ class Coexistence:
         known = np.flatnonzero(np.isfinite(self.energy[row]))
         at, n = known / self.free.n_sites, self.free.n_sites
         curves = np.concatenate([self.energy[None, row], self.draws[:, row]])[:, known] / n
-        u = np.array([[np.interp(place, at, curve) for place in x] for curve in curves])
+        u = _interpolate(x, at, curves)
         steep = np.gradient(curves[0], at) if len(at) > 1 else np.zeros(1)
         width = float(x[1] - x[0])
         slope = (u[:, 1] - u[:, 0]) / width
@@ -195,7 +197,7 @@ class Coexistence:
         for side, (first, last) in enumerate(peaks.sides()):
             atoms = np.arange(first, last + 1)
             tilted = peaks.weight[0, atoms] + peaks.slope[0] * atoms
-            tilted -= logsumexp(tilted)
+            tilted -= log_sum(tilted)
             p = np.exp(tilted)
             mean = float(p @ atoms)
             second, third = float(p @ (atoms - mean) ** 2), float(p @ (atoms - mean) ** 3)
@@ -236,7 +238,7 @@ class Coexistence:
         ratio, spread = [], []
         for first, last in peaks.sides():
             tilted = peaks.weight[:, first : last + 1] + peaks.slope[0] * n[first : last + 1]
-            ratio.append(logsumexp(tilted, axis=1))
+            ratio.append(log_sum(tilted))
             p = np.exp(tilted[0] - ratio[-1][0])
             spread.append(float(p @ np.nan_to_num(self.free.energy_variance[peaks.row, first : last + 1])))
         with np.errstate(invalid="ignore"):
@@ -244,6 +246,15 @@ class Coexistence:
         change = change[np.isfinite(change)]
         error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
         return error * float(np.sqrt(sum(spread) / 2)) / (n[-1] * float(peaks.x[1, 0] - peaks.x[0, 0]))
+
+
+def _interpolate(x: np.ndarray, at: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """Linear interpolation of many curves (n, n_at) at a few places, (n, n_x); their ends go on beyond."""
+    if len(at) < 2:
+        return np.repeat(curves, len(x), axis=1)
+    k = np.clip(np.searchsorted(at, x, side="right") - 1, 0, len(at) - 2)
+    part = np.clip((x - at[k]) / (at[k + 1] - at[k]), 0.0, 1.0)
+    return curves[:, k] + part * (curves[:, k + 1] - curves[:, k])
 
 
 def _rows(operator: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -29,11 +29,13 @@ from segalflow.phases.coexistence import Coexistence, Peaks
 from segalflow.phases.gaps import MANY
 from segalflow.phases.integration import check_paths
 from segalflow.phases.lines import (
+    by_temperature,
     cut_line,
     delta_mu_stderr,
     encloses,
     find_junctions,
     match_lines,
+    records_of,
     split_lines,
     two_phase_points,
 )
@@ -79,6 +81,8 @@ SHORTEST = 4
 """Fewest points for a slope: with three nothing says how far their parabola is off."""
 BARRIER = 2.0
 """Lowest barrier between the peaks of a histogram, kT of the cell, for each to be a phase of its own."""
+ROUNDING = 1e-12
+"""Differences of means and tangent points, x or eV, that are none."""
 SHARES = (0.25, 0.5, 0.75)
 """Weights of the right phase at which the lever rule is looked at."""
 FROM_SAME_DATA = frozenset({"common_tangent", "equal_weight"})
@@ -128,7 +132,7 @@ def check_consistency(
     }
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
-    allowances = {}
+    allowances, points_of = {}, {}
     sources: dict[tuple[str, str, str], Any] = {}
     for name, line in lines.items():
         criterion, method, cell, _ = name
@@ -139,16 +143,18 @@ def check_consistency(
         source = (criterion, method, cell)
         if source not in sources:
             beside = pd.concat([other for key, other in lines.items() if key[:3] == source], ignore_index=True)
-            sources[source] = beside, find_junctions(beside)
-        beside, junctions = sources[source]
-        peaks = [_peaks_of(states, point, beside) for _, point in line.iterrows()]
+            sources[source] = by_temperature(beside), find_junctions(beside)
+        isotherms, junctions = sources[source]
+        points_of[name] = records_of(line)
+        peaks = [_peaks_of(states, point, isotherms) for point in points_of[name]]
         if criterion in BY_POINTS:
             allowances[name] = _finite_cell(peaks, states)
         # At a three-phase point one of the phases becomes another, and the line has a kink.
         for piece in cut_line(line, junctions):
-            rows += _clausius_clapeyron(piece, [peaks[k] for k in piece.index], states, left_out)
+            own, found = ([values[k] for k in piece.index] for values in (points_of[name], peaks))
+            rows += _clausius_clapeyron(piece, own, found, states, left_out)
         if criterion not in BY_PEAKS:
-            rows += _lever_rule(line, peaks, allowances.get(name, np.zeros((len(line), 3))), left_out)
+            rows += _lever_rule(points_of[name], peaks, allowances.get(name, np.zeros((len(line), 3))), left_out)
     rows += _compare_lines(lines, allowances, left_out)
     for table in tables:
         states = known.get((str(table.attrs.get("method", "")), str(table.attrs.get("cell", ""))))
@@ -162,13 +168,15 @@ def check_consistency(
     return table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True), notes
 
 
-def _peaks_of(states: Coexistence, point: pd.Series, beside: pd.DataFrame) -> Peaks | None:
+def _peaks_of(
+    states: Coexistence, point: Mapping[str, Any], isotherms: list[tuple[float, list[dict[str, Any]]]]
+) -> Peaks | None:
     """The phases on both sides of a point in the free energy, None where it shows no two of them."""
     row = states.row(point["temperature"])
     if row is None:
         return None
-    isotherm = beside[np.isclose(beside["temperature"], point["temperature"], rtol=1e-9)].sort_values("x_left")
-    number = int(np.flatnonzero(isotherm["boundary"].to_numpy() == point["boundary"])[0])
+    isotherm = _at_temperature(isotherms, point["temperature"])
+    number = [other["boundary"] for other in isotherm].index(point["boundary"])
     found = states.peaks(row, isotherm, number)
     return None if found is None or not found.barrier >= BARRIER else found
 
@@ -214,9 +222,13 @@ def fit_slopes(
 
 
 def _clausius_clapeyron(
-    line: pd.DataFrame, peaks: list[Peaks | None], states: Coexistence, left_out: Counter[str]
+    line: pd.DataFrame,
+    points: list[dict[str, Any]],
+    peaks: list[Peaks | None],
+    states: Coexistence,
+    left_out: Counter[str],
 ) -> list[dict[str, Any]]:
-    """A row for every point of a line of at least `SHORTEST`."""
+    """A row for every point of a line of at least `SHORTEST`, which is also given point by point."""
     criterion = str(line["criterion"].iloc[0])
     if len(line) < SHORTEST:
         left_out[f"of lines with fewer than {SHORTEST} between three-phase points, which have no sure slope"] += len(
@@ -238,7 +250,7 @@ def _clausius_clapeyron(
     slope, matrix, bent = fit_slopes(beta, beta * line["delta_mu"].to_numpy(float), covariance)
     stderr = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", matrix, covariance, matrix), 0.0))
     rows = []
-    for k, (_, point) in enumerate(line.iterrows()):
+    for k, point in enumerate(points):
         found = _energy_slope(point, peaks[k], states)
         if found is None:
             left_out["without two peaks or energies in the free energy"] += 1
@@ -267,7 +279,7 @@ def _clausius_clapeyron(
 
 
 def _energy_slope(
-    point: pd.Series, peaks: Peaks | None, states: Coexistence
+    point: Mapping[str, Any], peaks: Peaks | None, states: Coexistence
 ) -> tuple[float, np.ndarray, float, float] | None:
     """du/dx across a point, its replicates, its standard error, and what the steps of temperature leave open; eV."""
     floor = 0.0 if peaks is None else states.energy_stderr(peaks)
@@ -275,9 +287,9 @@ def _energy_slope(
         row = states.row(point["temperature"])
         if row is None or not np.isfinite(states.energy[row]).any():
             return None
-        x = point[["x_left", "x_right"]].to_numpy(float)
+        x = np.array([point["x_left"], point["x_right"]], dtype=float)
         values, by_x, open_end = states.slope_of_points(row, x)
-        moved = by_x * point[["x_left_stderr", "x_right_stderr"]].to_numpy(float)
+        moved = by_x * np.array([point["x_left_stderr"], point["x_right_stderr"]], dtype=float)
         floor = float(np.hypot(floor, np.hypot(*moved)))
     elif peaks is None:
         return None
@@ -291,11 +303,11 @@ def _energy_slope(
 
 
 def _lever_rule(
-    line: pd.DataFrame, peaks: list[Peaks | None], allowance: np.ndarray, left_out: Counter[str]
+    points: list[dict[str, Any]], peaks: list[Peaks | None], allowance: np.ndarray, left_out: Counter[str]
 ) -> list[dict[str, Any]]:
     """Rows at `SHARES` for every point of a line whose histogram has two peaks."""
     rows = []
-    for (_, point), found, allowed in zip(line.iterrows(), peaks, allowance, strict=True):
+    for point, found, allowed in zip(points, peaks, allowance, strict=True):
         if found is None:
             left_out["without two peaks in the composition histogram, so without shares of phases"] += 1
             continue
@@ -307,7 +319,7 @@ def _lever_rule(
             weight, x = found.share(slope)
             lever = (x - low) / width
             by_x = np.array([-(1 - lever[0]), -lever[0]]) / width
-            errors = np.hypot(point[["x_left_stderr", "x_right_stderr"]].to_numpy(float), allowed[:2])
+            errors = np.hypot([point["x_left_stderr"], point["x_right_stderr"]], allowed[:2])
             from_x = float(np.hypot(*(by_x * errors)))
             # Weight and mean composition of one replicate move together.
             together = _deviation((lever - weight)[1:])
@@ -338,8 +350,8 @@ def _compare_lines(
     sources: dict[tuple[str, str, str], dict[tuple, pd.DataFrame]] = {}
     for key, line in lines.items():
         sources.setdefault(key[:3], {})[key] = line
-    isotherms = {source: _by_temperature(pd.concat(list(members.values()))) for source, members in sources.items()}
-    points = {name: [line.iloc[k] for k in range(len(line))] for name, line in lines.items()}
+    isotherms = {source: by_temperature(pd.concat(list(members.values()))) for source, members in sources.items()}
+    points = {name: records_of(line) for name, line in lines.items()}
     values = {name: _values(line) for name, line in lines.items()}
     rows = []
     for (first, second), check in [
@@ -367,7 +379,9 @@ def _compare_lines(
                 p, q = values[name_a][i], values[name_b][j]
                 for k, quantity in enumerate(QUANTITIES):
                     combined = float(np.linalg.norm([p[k][1], q[k][1], extra[k]]))
-                    note = f"means and tangent points of this cell differ by {extra[k]:.2g}" if extra[k] else ""
+                    note = (
+                        f"means and tangent points of this cell differ by {extra[k]:.2g}" if extra[k] > ROUNDING else ""
+                    )
                     rows.append(
                         _row(
                             check, quantity, points[name_a][i], points[name_b][j], p[k], q[k], combined, note, left_out
@@ -376,19 +390,15 @@ def _compare_lines(
     return [row for row in rows if row]
 
 
-def _by_temperature(points: pd.DataFrame) -> list[tuple[float, list[dict[str, Any]]]]:
-    """Points of every temperature, left to right."""
-    return [
-        (float(kelvin), part.sort_values("x_left").to_dict("records"))
-        for kelvin, part in points.groupby("temperature", sort=True)
-    ]
+def _at_temperature(isotherms: list[tuple[float, list[dict[str, Any]]]], kelvin: float) -> list[dict[str, Any]]:
+    """Points of one temperature, left to right."""
+    return [point for at, points in isotherms if abs(at - kelvin) <= 1e-9 * kelvin for point in points]
 
 
-def _parted(point: pd.Series, isotherms: list[tuple[float, list[dict[str, Any]]]]) -> bool:
+def _parted(point: Mapping[str, Any], isotherms: list[tuple[float, list[dict[str, Any]]]]) -> bool:
     """Whether others have two gaps with a phase between where a point has one."""
-    at = float(point["temperature"])
-    near = [others for kelvin, others in isotherms if abs(kelvin - at) <= 1e-9 * at]
-    return any(encloses(point, left, right) for others in near for left, right in itertools.pairwise(others))
+    others = _at_temperature(isotherms, float(point["temperature"]))
+    return any(encloses(point, left, right) for left, right in itertools.pairwise(others))
 
 
 def _values(line: pd.DataFrame) -> list[list[tuple[float, float]]]:
@@ -401,8 +411,8 @@ def _values(line: pd.DataFrame) -> list[list[tuple[float, float]]]:
 def _row(
     check: str,
     quantity: str,
-    point: pd.Series,
-    other: pd.Series | None,
+    point: Mapping[str, Any],
+    other: Mapping[str, Any] | None,
     value: tuple[float, float],
     other_value: tuple[float, float],
     stderr: float,

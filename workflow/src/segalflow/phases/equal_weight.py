@@ -53,19 +53,22 @@ def balance_peaks(log_weight: np.ndarray, gap: Gap, bounds: tuple[int, int], slo
         slope: where to start.
     """
     n = np.arange(log_weight.shape[1])
-    sides = [(n >= bounds[0]) & (n <= gap.divider), (n > gap.divider) & (n <= bounds[1])]
+    sides = [slice(max(bounds[0], 0), gap.divider + 1), slice(gap.divider + 1, bounds[1] + 1)]
+    parts = [(np.ascontiguousarray(log_weight[:, side]), n[side]) for side in sides]
     slopes = np.full(len(log_weight), slope)
     means = np.zeros((2, len(log_weight)))
     for _ in range(60):
         total = np.empty((2, len(log_weight)))
-        for side, mask in enumerate(sides):
-            tilted = log_weight[:, mask] + slopes[:, None] * n[mask]
+        for side, (own, atoms) in enumerate(parts):
+            tilted = slopes[:, None] * atoms
+            tilted += own
             largest = tilted.max(axis=1)
             with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may hold no sample of a phase
-                weight = np.exp(tilted - largest[:, None])
+                tilted -= largest[:, None]
+                weight = np.exp(tilted, out=tilted)
                 sums = weight.sum(axis=1)
                 total[side] = largest + np.log(sums)
-                means[side] = weight @ n[mask] / sums
+                means[side] = weight @ atoms / sums
         # The difference of the logarithms rises with slope by the distance of the means.
         with np.errstate(invalid="ignore"):
             change = (total[0] - total[1]) / np.maximum(means[1] - means[0], 0.5)

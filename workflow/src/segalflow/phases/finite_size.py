@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from segalflow.phases.tops import is_crossing
+
 COLUMNS = (
     "expansion",
     "method",
@@ -128,12 +130,20 @@ def finite_size_series(
     Returns:
         A table with the columns `COLUMNS` (``cells``, ``sizes``, ``temperatures`` and ``temperature_stderrs`` hold
         those of all cells from the smallest up, separated by blanks) and sentences on what cannot be extrapolated. What
-        a point is, is for the largest cell to say.
+        a point is, is for the largest cell to say. Where cumulants of cells cross is an estimate for the infinite
+        crystal already (`critical_point`): it is among the sentences, not in the table.
     """
     known = invariants[invariants["cell"].isin(cells)].copy()
+    crossings = np.array([is_crossing(row) for row in known.to_dict("records")], dtype=bool)
+    known, crossed = known[~crossings].copy(), known[crossings]
     for name in ("n_sites", "expansion", "dimensions"):
         known[name] = [cells[cell][name] for cell in known["cell"]]
-    rows, notes = [], []
+    rows = []
+    notes = [
+        f"{row.criterion}, {row.method}: cumulants cross at {row.temperature:.4g} +- {row.temperature_stderr:.2g} "
+        "(standard error), which needs no extrapolation."
+        for row in crossed.itertuples()
+    ]
     known["family"] = known["kind"].map(lambda kind: "top" if kind in TOPS else kind)
     for (expansion, method, criterion, _), points in known.groupby(
         ["expansion", "method", "criterion", "family"], sort=True

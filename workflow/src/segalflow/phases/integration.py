@@ -19,7 +19,7 @@ import xarray as xr
 
 from segalflow.thermo.comparison import boltzmann_of
 from segalflow.thermo.free_energy import FreeEnergy, integrate_log_z
-from segalflow.thermo.phase_weights import tilted
+from segalflow.thermo.tilting import tilted_log_sum
 
 CHECK = "integration"
 RATIO = 3.0
@@ -70,7 +70,7 @@ def check_paths(table: xr.Dataset, free: FreeEnergy) -> list[dict[str, Any]]:
     rows = [int(np.abs(free.temperature - t).argmin()) for t in table["temperature"].values]
     slope = free.beta[rows, None] * mu
     curves = np.concatenate([free.log_weight[None], free.replicates])[:, rows]
-    log_z = np.array([tilted(curve[:, None], slope)[0] for curve in curves])
+    log_z = np.array([tilted_log_sum(curve[:, None], slope) for curve in curves])
     by_path = integrate_log_z(table)
     head = {"check": CHECK, **{key: str(free.attributes.get(key, "")) for key in ("cell", "method")}}
     found = []

@@ -37,6 +37,18 @@ def split_lines(points: pd.DataFrame) -> dict[tuple[str, str, str, int], pd.Data
     }
 
 
+def records_of(points: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, plain values by name: reading a `DataFrame` by rows takes far longer."""
+    names = list(points.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*(points[n].tolist() for n in names), strict=True)]
+
+
+def by_temperature(points: pd.DataFrame) -> list[tuple[float, list[dict[str, Any]]]]:
+    """Return the points of every temperature, coldest first and each from left to right."""
+    rows = records_of(points.sort_values(["temperature", "x_left"]))
+    return [(float(kelvin), list(part)) for kelvin, part in itertools.groupby(rows, key=lambda row: row["temperature"])]
+
+
 def delta_mu_stderr(points: pd.DataFrame) -> np.ndarray:
     """Return standard errors of delta_mu, eV, shape (n_points,), from the intervals.
 
@@ -141,10 +153,7 @@ def find_junctions(points: pd.DataFrame) -> list[Junction]:
     Args:
         points: its two-phase points (`two_phase_points`).
     """
-    isotherms = [
-        (float(kelvin), part.sort_values("x_left").to_dict("records"))
-        for kelvin, part in points.groupby("temperature", sort=True)
-    ]
+    isotherms = by_temperature(points)
     found = []
     for (below, lower), (above, upper) in itertools.pairwise(isotherms):
         for two, one, parted_below in ((lower, upper, True), (upper, lower, False)):

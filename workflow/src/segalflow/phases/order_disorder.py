@@ -28,7 +28,8 @@ from segalflow.phases.grid import Findings, half_steps, read_settings, track_lin
 from segalflow.phases.resolution import say_few_points, temperature_unit
 from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.thermo.order_parameters import SOLUTION
-from segalflow.thermo.phase_weights import PhaseWeights, tilted
+from segalflow.thermo.phase_weights import PhaseWeights
+from segalflow.thermo.tilting import tilted, tilted_log_sum
 
 CRITERION = "order_parameter"
 
@@ -46,6 +47,8 @@ FINE = 4
 """Chemical potentials tried in a step of the grid."""
 APART = 2.0
 """Ashman's D from which on two peaks are apart (Ashman, Bird & Zepf, Astron. J. 108, 2348, 1994)."""
+LEVEL = 1e-6
+"""Least height of a phase above two others that are level, in log weight, for it to be between them."""
 DIP = -0.1
 """Cumulant of the order below which a cell flips between two phases."""
 REACH = 2
@@ -93,9 +96,10 @@ def _sums(curves: Sequence[FreeEnergy], delta_mu: np.ndarray) -> tuple[np.ndarra
     )
 
 
-def _draws(curve: FreeEnergy, row: int | slice = slice(None)) -> np.ndarray:
-    """Log weights of an isotherm (or all): main estimate, then the replicates."""
-    return np.concatenate([curve.log_weight[None, row], curve.replicates[:, row]])
+def _draws(curve: FreeEnergy, rows: slice, only_main: bool = False) -> np.ndarray:
+    """Log weights of some isotherms, (n_draws, n_rows, n_sites + 1): main estimate, then the replicates."""
+    main = curve.log_weight[None, rows]
+    return main if only_main else np.concatenate([main, curve.replicates[:, rows]])
 
 
 def _star_of(weights: PhaseWeights, pair: Sequence[str]) -> int | None:
@@ -104,20 +108,32 @@ def _star_of(weights: PhaseWeights, pair: Sequence[str]) -> int | None:
     return next(found, None)
 
 
-def _cumulant(weights: PhaseWeights, star: int, rows: int | slice, slope: np.ndarray) -> np.ndarray:
-    """Cumulant of a star's order at slopes delta_mu/kT: main estimate first, then the replicates."""
+def _cumulant(weights: PhaseWeights, star: int, rows: slice, slope: np.ndarray, only_main: bool = False) -> np.ndarray:
+    """Cumulant of a star's order at slopes delta_mu/kT of some rows (or several of one): main, then the replicates."""
     whole, second, fourth = (
-        np.logaddexp.reduce([tilted(_draws(curve, rows), slope)[0] for curve in curves])
-        for curves in (list(weights.phases.values()), [weights.second[star]], [weights.fourth[star]])
+        tilted_log_sum(_draws(curve, rows, only_main), slope)
+        for curve in (weights.whole, weights.second[star], weights.fourth[star])
     )
     components = weights.stars[star].components
     return ((components + 2) / components - np.exp(fourth - 2 * second + whole)) * components / 2
 
 
-def _dips(cumulant: np.ndarray) -> bool:
-    """Whether a cumulant, (n_draws, n), dips below zero beyond its noise."""
+def _dips(weights: PhaseWeights, star: int, rows: slice, slope: np.ndarray) -> bool:
+    """Whether a cumulant dips below zero beyond its noise; the replicates are asked only where it is below at all."""
+    main = _cumulant(weights, star, rows, slope, only_main=True)[0]
+    low = np.flatnonzero(main < DIP)
+    if not len(low):
+        return False
+    if rows.stop - rows.start > 1:
+        rows = slice(rows.start + low[0], rows.start + low[-1] + 1)
+    cumulant = _cumulant(weights, star, rows, slope[low[0] : low[-1] + 1])
     noise = np.array([replicate_stderr(values) for values in cumulant.T])
     return bool(np.nanmin(cumulant[0] + 2 * noise) < DIP)
+
+
+def _moments(curve: FreeEnergy, row: int, delta_mu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log weight, mean and variance of N of one phase at one condition."""
+    return tilted(curve.log_weight[row], np.array(curve.beta[row] * delta_mu))
 
 
 def _apart(mean: np.ndarray, variance: np.ndarray) -> bool:
@@ -125,10 +141,12 @@ def _apart(mean: np.ndarray, variance: np.ndarray) -> bool:
     return bool(abs(mean[1] - mean[0]) > APART * np.sqrt(max(float(variance.sum()), 1e-12) / 2))
 
 
-def _balance(a: FreeEnergy, b: FreeEnergy, row: int, delta_mu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _balance(
+    a: FreeEnergy, b: FreeEnergy, row: int, delta_mu: float, only_main: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """delta_mu of equal weight of two phases and both means of N, by Newton's method for every draw."""
     kt = a.boltzmann * a.temperature[row]
-    draws = _draws(a, row), _draws(b, row)
+    draws = [_draws(curve, slice(row, row + 1), only_main)[:, 0] for curve in (a, b)]
     slope = np.full(len(draws[0]), delta_mu / kt)
     for _ in range(30):
         (za, na, _), (zb, nb, _) = (tilted(d, slope) for d in draws)
@@ -155,25 +173,43 @@ def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
     return float(abs(p @ away**3)) / (2 * second * curve.n_sites) if second > 0.25 else 0.0
 
 
+def _succession(
+    curves: Sequence[FreeEnergy], row: int, first: int, last: int, delta_mu: float
+) -> list[tuple[tuple[int, int], float]]:
+    """The pairs of phases that follow each other from one to another with rising delta_mu, and where they are level.
+
+    A phase stable over less than a step shows where the weights of its neighbours are level: it has more there.
+    """
+    mu = float(_balance(curves[first], curves[last], row, delta_mu, only_main=True)[0][0])
+    if not np.isfinite(mu):
+        return [((first, last), delta_mu)]
+    beside = np.array([tilted_log_sum(c.log_weight[row], np.array(c.beta[row] * mu)) for c in curves])
+    between = int(beside.argmax())
+    if between in (first, last) or beside[between] <= max(beside[first], beside[last]) + LEVEL:
+        return [((first, last), mu)]
+    parts = ((first, between), (between, last))
+    return [found for pair in parts for found in _succession(curves, row, *pair, mu)]
+
+
 def _fields(weights: PhaseWeights, options: Mapping[str, Any]) -> list[list[_Field]]:
     """Two-phase fields of every temperature, left to right."""
     names, curves = list(weights.phases), list(weights.phases.values())
     grid = curves[0].delta_mu
     fine = np.unique(np.concatenate([np.linspace(a, b, FINE + 1) for a, b in itertools.pairwise(grid)]))
-    total, mean, variance = _sums(curves, fine)
+    total, _, _ = _sums(curves, fine)
     rows = []
     for t in range(len(curves[0].temperature)):
         first = total[:, t].argmax(axis=0)
         row = []
-        for k in np.flatnonzero(np.diff(first)):
-            pair = [first[k], first[k + 1]]
+        steps = np.flatnonzero(np.diff(first))
+        follow = [(k, *p) for k in steps for p in _succession(curves, t, first[k], first[k + 1], float(fine[k]))]
+        for k, pair, at in follow:
             star = _star_of(weights, [names[p] for p in pair])
-            near = fine[max(k - REACH * FINE, 0) : k + 2 + REACH * FINE]
-            if not _apart(mean[pair, t, k], variance[pair, t, k]) or (
-                star is not None and not _dips(_isotherm(weights, star, t, near))
-            ):
+            near = curves[0].beta[t] * fine[max(k - REACH * FINE, 0) : k + 2 + REACH * FINE]
+            _, *moments = (np.array(v) for v in zip(*(_moments(curves[p], t, at) for p in pair), strict=True))
+            if not _apart(*moments) or (star is not None and not _dips(weights, star, slice(t, t + 1), near)):
                 continue
-            mu, left, right = _balance(curves[pair[0]], curves[pair[1]], t, float(fine[k]))
+            mu, left, right = _balance(curves[pair[0]], curves[pair[1]], t, at)
             gap = right - left
             wide = gap[0] > max(options["minimum_gap"], 2 * replicate_stderr(gap))
             if np.isfinite(gap[0]) and wide and fine[k] <= mu[0] <= fine[k + 1]:
@@ -181,11 +217,6 @@ def _fields(weights: PhaseWeights, options: Mapping[str, Any]) -> list[list[_Fie
                 row.append(_Field(mu, left, right, skew, (names[pair[0]], names[pair[1]])))
         rows.append(row)
     return rows
-
-
-def _isotherm(weights: PhaseWeights, star: int, row: int, delta_mu: np.ndarray) -> np.ndarray:
-    beta = weights.second[star].beta[row]
-    return np.array([_cumulant(weights, star, row, np.array(beta * mu)) for mu in delta_mu]).T
 
 
 def _transitions(weights: PhaseWeights, options: Mapping[str, Any], findings: Findings) -> list[_Transition]:
@@ -204,8 +235,8 @@ def _transitions(weights: PhaseWeights, options: Mapping[str, Any], findings: Fi
             pair = [first[k], first[k + 1]]
             ordered = [names[p] for p in pair]
             star = _star_of(there, ordered)
-            near, far = (slice(max(k - r * steps, 0), k + 2 + r * steps) for r in (REACH, FALL))
-            first_order = star is None or _dips(_cumulant(there, star, near, curves[0].beta[near] * mu))
+            near, far = (slice(max(k - r * steps, 0), min(k + 2 + r * steps, len(fine))) for r in (REACH, FALL))
+            first_order = star is None or _dips(there, star, near, curves[0].beta[near] * mu)
             if first_order and _apart(mean[pair, k, column], variance[pair, k, column]):
                 continue  # a two-phase field, which the isotherms show
             point = _locate(there, ordered, near if first_order else far, column, float(mu), options, first_order)
@@ -234,11 +265,8 @@ def _locate(
     curves = list(there.phases.values())
     temperature, slope = curves[0].temperature[window], curves[0].beta[window] * mu
     factor = float(ndtri(0.5 + options["confidence"] / 2))
-    every = [tilted(_draws(curve, window), slope)[:2] for curve in curves]
-    whole = np.logaddexp.reduce([z for z, _ in every])
-    x = sum(np.exp(z - whole) * n for z, n in every) / curves[0].n_sites
     if first_order:
-        cold, hot = (every[list(there.phases).index(name)][0] for name in pair)
+        cold, hot = (tilted_log_sum(_draws(there.phases[name], window), slope) for name in pair)
         equal = first_fall(temperature, np.nan_to_num(cold - hot, posinf=1e3, neginf=-1e3))
         if not np.isfinite(equal[0]):
             return None
@@ -254,8 +282,12 @@ def _locate(
         at = float(falls[1][0])
         interval = (min(falls[0][0] - errors[0], at - errors[1]), max(falls[2][0] + errors[2], at + errors[1]))
         note = "continuous: one cell, bounds by the cumulant of the order"
-    here = np.array([np.interp(at, temperature, row) for row in x])
-    moved = np.interp(interval, temperature, x[0])
+    k = int(np.clip(np.searchsorted(temperature, at) - 1, 0, len(temperature) - 2))
+    beside = slice(window.start + k, window.start + k + 2)
+    x = tilted(_draws(there.whole, beside), slope[k : k + 2])[1] / curves[0].n_sites
+    here = np.array([np.interp(at, temperature[k : k + 2], row) for row in x])
+    x = tilted(_draws(there.whole, window, only_main=True), slope)[1][0] / curves[0].n_sites
+    moved = np.interp(interval, temperature, x)
     error = float(np.hypot(replicate_stderr(here), np.ptp(moved) / (2 * factor)))
     bounds = (float(interval[0]), float(interval[1]))
     return _Transition(column, at, bounds, float(here[0]), error, (pair[0], pair[1]), note)

@@ -63,13 +63,20 @@ def describe_tops(
     for i, j in itertools.pairwise(order):
         a, b = tops[i], tops[j]
         overlap = a["temperature_low"] <= b["temperature_high"] and b["temperature_low"] <= a["temperature_high"]
-        if overlap and abs(a["x_left"] - b["x_left"]) <= APART and not {i, j} & used:
+        # The crossing of cells is the top of a gap that the largest cell tells as well, not one beside it.
+        one_gap = is_crossing(a) != is_crossing(b)
+        if overlap and not one_gap and abs(a["x_left"] - b["x_left"]) <= APART and not {i, j} & used:
             used |= {i, j}
             found.append(_congruent(a, b, lines))
     for k in order:
         if k not in used:
             found.append(_single_top(tops[k], lines, transitions, named))
     return found
+
+
+def is_crossing(point: Mapping[str, Any]) -> bool:
+    """Return whether a critical point is where cumulants of cells cross: an estimate for the infinite crystal."""
+    return str(point.get("note", "")).startswith("crossing")
 
 
 def _top_errors(top: pd.Series) -> tuple[float, float]:

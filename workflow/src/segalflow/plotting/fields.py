@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from scipy.special import ndtri
 
 from segalflow.phases.leading import leading_criterion
-from segalflow.plotting.phase_diagram import criterion_look, draw_measured
+from segalflow.phases.lines import find_junctions
+from segalflow.plotting.phase_diagram import criterion_look, draw_measured, short_name
 from segalflow.plotting.phases import phase_colours
 from segalflow.plotting.style import (
     BLACK,
@@ -29,6 +30,7 @@ from segalflow.plotting.style import (
     new_figure,
     unit_label,
 )
+from segalflow.plotting.three_phase import at_three_phases, join_lines
 
 PREFERRED = ("order_parameter", "equal_weight", "common_tangent", "composition_jump", "alpha_shape", "hysteresis")
 """Criteria in the order in which the first with a two-phase field is drawn (but see `segalflow.phases.leading`)."""
@@ -98,10 +100,11 @@ def with_errors(points: pd.DataFrame, model_error: pd.DataFrame | None) -> pd.Da
     return drawn
 
 
-def _band(axes: Axes, centre, half, temperature, colour: str, alpha: float, order: int) -> None:
+def _band(axes: Axes, centre, half, temperature, colour: str, alpha: float, order: int, ends=(-np.inf, np.inf)) -> None:
     half = np.nan_to_num(np.asarray(half, float))
     if half.any():
-        axes.fill_betweenx(temperature, centre - half, centre + half, color=colour, alpha=alpha, lw=0, zorder=order)
+        low, high = np.clip([centre - half, centre + half], *ends)
+        axes.fill_betweenx(temperature, low, high, color=colour, alpha=alpha, lw=0, zorder=order)
 
 
 def _draw_line(panels: Sequence[Axes], line: pd.DataFrame, colour: str) -> bool:
@@ -111,9 +114,8 @@ def _draw_line(panels: Sequence[Axes], line: pd.DataFrame, colour: str) -> bool:
     for side in ("left", "right"):
         x = line[f"x_{side}"].to_numpy(float)
         model = np.hypot(np.nan_to_num(line[f"x_{side}_model"]), line[f"x_{side}_sampling"])
-        _band(panels[0], x, np.where(line[f"x_{side}_model"].notna(), model, 0), temperature, ORANGE, 0.35, 2)
-        _band(panels[0], x, line[f"x_{side}_sampling"], temperature, colour, 0.35, 3)
-        panels[0].plot(x, temperature, "-", color=colour, lw=1.0, zorder=4)
+        _band(panels[0], x, np.where(line[f"x_{side}_model"].notna(), model, 0), temperature, ORANGE, 0.3, 2, (0, 1))
+        _band(panels[0], x, line[f"x_{side}_sampling"], temperature, colour, 0.25, 3, (0, 1))
     mu = line["delta_mu"].to_numpy(float)
     known = line["delta_mu_model"].notna()
     model = np.where(known, np.hypot(line["delta_mu_model"].fillna(0), line["delta_mu_sampling"]), 0)
@@ -164,8 +166,8 @@ def _name_phases(panels: Sequence[Axes], labels: pd.DataFrame, colours: dict[str
             )  # fmt: skip
 
 
-def _name_field(axes: Axes, line: pd.DataFrame) -> None:
-    """Write the names of both phases into a field where it is widest."""
+def _name_field(axes: Axes, line: pd.DataFrame, species: Sequence[str]) -> None:
+    """Write the short names of both phases into a field, where it has room for them."""
     first = line.iloc[0]
     if not (first["left_phase"] and first["right_phase"]):
         return
@@ -173,10 +175,10 @@ def _name_field(axes: Axes, line: pd.DataFrame) -> None:
     k = len(width) // 3
     if width[k] >= WIDE:
         row = line.sort_values("temperature").iloc[k]
-        words = "\n+ ".join(formula_label(str(row[f"{side}_phase"])) for side in ("left", "right"))
+        words = "\n+ ".join(short_name(line, side, species) for side in ("left", "right"))
         axes.text(
-            (row["x_left"] + row["x_right"]) / 2, row["temperature"], words, ha="center", va="center", fontsize=5.5,
-            color="0.25", zorder=7,
+            (row["x_left"] + row["x_right"]) / 2, row["temperature"], words, ha="center", va="center", fontsize=6,
+            zorder=7, bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
         )  # fmt: skip
 
 
@@ -220,14 +222,21 @@ def plot_fields(
         modelled = False
         for _, line in own[own["kind"] == "two_phase"].groupby("boundary"):
             line = line.sort_values("temperature")
-            panels[0].fill_betweenx(
-                line["temperature"], line["x_left"], line["x_right"], color=GREY, alpha=0.18, lw=0, zorder=1
-            )
             modelled |= _draw_line(panels, line, BLACK)
-            _name_field(panels[0], line)
+            _name_field(panels[0], line, species)
+        gaps = own[own["kind"] == "two_phase"]
+        pieces, horizontal = join_lines(gaps)
+        for _, edge in pieces:
+            x = edge["x_left"], edge["x_right"]
+            panels[0].fill_betweenx(edge["temperature"], *x, color=GREY, alpha=0.18, lw=0, zorder=1)
+            for side in x:
+                panels[0].plot(side, edge["temperature"], "-", color=BLACK, lw=1.0, zorder=4)
+        for kelvin, *ends in horizontal:
+            panels[0].plot(ends, [kelvin, kelvin], "-", color=BLACK, lw=1.0, zorder=4)
         for _, line in own[own["kind"] == "transition"].groupby("boundary"):
             _draw_transitions(panels, line, BLACK)
-        tops = own[own["kind"] == "gap_top"]
+        tops, junctions = own[own["kind"] == "gap_top"], find_junctions(gaps)
+        tops = tops[[not at_three_phases(row, junctions) for _, row in tops.iterrows()]]
         for panel, column in ((panels[0], "x_left"), (panels[1], "delta_mu")):
             middle = tops["temperature"]
             vertical = np.abs(np.stack([middle - tops["temperature_low"], tops["temperature_high"] - middle]))

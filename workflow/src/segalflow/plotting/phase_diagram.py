@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from segalflow.ensemble import second_species_composition
 from segalflow.phases.leading import leading_criterion
+from segalflow.phases.lines import find_junctions
 from segalflow.phases.naming import SOLUTION
 from segalflow.plotting.style import (
     GREY,
@@ -29,6 +30,7 @@ from segalflow.plotting.style import (
     new_figure,
     unit_label,
 )
+from segalflow.plotting.three_phase import at_three_phases, join_lines
 
 CRITERION_LOOKS = {
     "composition_jump": ("o", "-", "composition jump"),
@@ -239,13 +241,21 @@ def plot_phase_diagram(
             for side in ("left", "right"):
                 x = body[f"x_{side}"].to_numpy(float)
                 error = 1.96 * np.nan_to_num(body[f"x_{side}_stderr"].to_numpy(float))
-                axes.plot(x, body["temperature"], "-", color=colour, lw=0.8, zorder=3)
                 plain = body.assign(temperature_low=body["temperature"], temperature_high=body["temperature"])
                 _error_bars(axes, plain, x, np.stack([error, error]), colour, marker)
         top = part[part["kind"] == "gap_top"]
+        junctions = find_junctions(_gaps(boundaries, criterion, method))
+        top = top[[not at_three_phases(row, junctions) for _, row in top.iterrows()]]
         if len(top):
             _error_bars(axes, top, top["x_left"].to_numpy(float), None, colour, "*")
             axes.plot(top["x_left"], top["temperature"], "*", ms=7, mfc="white", mec=colour, mew=0.8, zorder=5)
+    for method in reversed(methods):
+        pieces, horizontal = join_lines(_gaps(boundaries, leading.get("two_phase"), method))
+        for _, edge in pieces:
+            for side in ("x_left", "x_right"):
+                axes.plot(edge[side], edge["temperature"], "-", color=colour_of(method), lw=0.8, zorder=3)
+        for kelvin, left, right in horizontal:
+            axes.plot([left, right], [kelvin, kelvin], "-", color=colour_of(method), lw=0.8, zorder=3)
     span = high - low
     states = _ground_states(axes, hull, low, span)
     axes.set_xlim(-0.02, 1.02)
@@ -273,21 +283,25 @@ def _leading(boundaries: pd.DataFrame) -> dict[str, str]:
     return found
 
 
+def _gaps(boundaries: pd.DataFrame, criterion: str | None, method: str) -> pd.DataFrame:
+    """Two-phase points of one source."""
+    kept = (boundaries["kind"] == "two_phase") & (boundaries["criterion"] == criterion)
+    return boundaries[kept & (boundaries["method"] == method)]
+
+
 def _shade(
     axes: Axes, boundaries: pd.DataFrame, methods: Sequence[str], criterion: str | None, species: Sequence[str]
 ) -> bool:
     """Shade the two-phase fields of one criterion by the first method that has any, and name the wide ones."""
-    gaps = boundaries[(boundaries["kind"] == "two_phase") & (boundaries["criterion"] == criterion)]
-    known = [method for method in methods if (gaps["method"] == method).any()]
-    for _, _, part in _lines(gaps[gaps["method"] == known[0]]) if known else ():
+    known = [method for method in methods if len(_gaps(boundaries, criterion, method))]
+    for part, edge in join_lines(_gaps(boundaries, criterion, known[0]))[0] if known else ():
+        axes.fill_betweenx(edge["temperature"], edge["x_left"], edge["x_right"], color=GREY, alpha=0.22, lw=0, zorder=1)
         if len(part) < 2:
             continue
-        part = part.sort_values("temperature")
-        axes.fill_betweenx(part["temperature"], part["x_left"], part["x_right"], color=GREY, alpha=0.22, lw=0, zorder=1)
         row = part.iloc[(len(part) - 1) // 3]
         if row["x_right"] - row["x_left"] < WIDE:
             continue
-        names = [_short_name(part, side, species) for side in ("left", "right")]
+        names = [short_name(part, side, species) for side in ("left", "right")]
         axes.text(
             (row["x_left"] + row["x_right"]) / 2, row["temperature"], "\n+ ".join(names), ha="center", va="center",
             fontsize=6.5, zorder=8, bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.6},
@@ -295,8 +309,8 @@ def _shade(
     return bool(known)
 
 
-def _short_name(line: pd.DataFrame, side: str, species: Sequence[str]) -> str:
-    """What a side of a field is on most of its points: a formula, or in brackets the element rich in its solution."""
+def short_name(line: pd.DataFrame, side: str, species: Sequence[str]) -> str:
+    """Return what a side of a field is on most of its points: a formula, or in brackets the solution's main element."""
     names = line[f"{side}_phase"].fillna("").astype(str)
     name = str(names.mode().iloc[0])
     formula = name.split(" ", 1)[0]

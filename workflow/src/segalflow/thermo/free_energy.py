@@ -120,18 +120,21 @@ class FreeEnergy:
                 variance[:, known] = np.maximum(spline(wanted, 1), 0.0)
             else:
                 value[:, known] = CubicSpline(beta, curve)(wanted)
+        # Where a row knows nothing of a composition, neither does any temperature between rows: it is left out.
         with np.errstate(invalid="ignore"):
-            offset = self.replicates - self.log_weight
-        upper = np.clip(np.searchsorted(self.temperature, temperature), 1, max(len(self.temperature) - 1, 1))
-        if len(self.temperature) == 1:
-            drawn = np.repeat(offset, len(wanted), axis=1)
-        else:
-            part = (self.beta[upper] - wanted) / (self.beta[upper] - self.beta[upper - 1])
-            with np.errstate(invalid="ignore"):
-                drawn = offset[:, upper] + part[:, None] * (offset[:, upper - 1] - offset[:, upper])
-                drawn = np.where(part[:, None] == 0, offset[:, upper], drawn)
-        with np.errstate(invalid="ignore"):
-            replicates = np.where(np.isfinite(drawn), value + drawn, -np.inf)
+            offset = self.replicates[..., known] - self.log_weight[:, known]
+            upper = np.clip(np.searchsorted(self.temperature, temperature), 1, max(len(self.temperature) - 1, 1))
+            if len(self.temperature) == 1:
+                drawn = np.repeat(offset, len(wanted), axis=1)
+            else:
+                part = (self.beta[upper] - wanted) / (self.beta[upper] - self.beta[upper - 1])
+                drawn = part[:, None] * (offset[:, :-1] - offset[:, 1:])[:, upper - 1]
+                drawn[:, part == 0] = 0.0
+                drawn += offset[:, upper]
+            drawn += value[:, known]
+        drawn[~np.isfinite(drawn)] = -np.inf
+        replicates = np.full((len(offset), *value.shape), -np.inf)
+        replicates[..., known] = drawn
         return replace(
             self, temperature=temperature, log_weight=value, replicates=replicates, energy=energy,
             energy_variance=variance,

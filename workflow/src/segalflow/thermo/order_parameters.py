@@ -13,7 +13,7 @@ perfect reference) is the order parameter whose moments tell a continuous transi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,8 @@ CHANCE = 0.05
 """Largest share of random decorations of one composition that may pass for ordered."""
 RANDOM = 800
 """Random decorations of each composition from which that is told."""
+PIECE = 4096
+"""Decorations that are looked at together."""
 COMPOSITIONS = 33
 """Compositions at which it is told; between them it is interpolated."""
 COLUMNS = (
@@ -82,8 +84,18 @@ def reference_images(structure: Atoms, cell: Supercell) -> np.ndarray:
 def order_parameters(spins: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Return the order parameter, (n,), of +-1 spins (n, n_sites) against one reference (`reference_images`)."""
     wave = images - images.mean(axis=1, keepdims=True, dtype=float)
-    wave = (wave / (wave**2).sum(axis=1, keepdims=True)).astype(np.float32)
-    return (np.asarray(spins, dtype=np.float32) @ wave.T).max(axis=1).astype(float)
+    wave = wave / (wave**2).sum(axis=1, keepdims=True)
+    return np.concatenate([np.empty(0), *(part.max(axis=1).astype(float) for part in _projections(spins, wave))])
+
+
+def _projections(spins: np.ndarray, waves: np.ndarray) -> Iterator[np.ndarray]:
+    """Projections of spins (n, n_sites) on waves (n_waves, n_sites), float32, by pieces of `PIECE` decorations.
+
+    Pieces stay in the cache; a whole sweep as float32 would go through memory several times.
+    """
+    columns = np.ascontiguousarray(waves.T, dtype=np.float32)
+    for first in range(0, len(spins), PIECE):
+        yield np.asarray(spins[first : first + PIECE], dtype=np.float32) @ columns
 
 
 def order_waves(images: np.ndarray) -> np.ndarray:
@@ -96,8 +108,8 @@ def order_waves(images: np.ndarray) -> np.ndarray:
 def squared_order(spins: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Return the squared projection of spins on all waves of a reference, (n,); 1 in the perfect reference."""
     size = float(((images[0] - images[0].mean()) ** 2).sum())
-    projected = np.asarray(spins, dtype=np.float32) @ order_waves(images).T.astype(np.float32)
-    return (projected.astype(float) ** 2).sum(axis=1) / size
+    parts = _projections(spins, order_waves(images))
+    return np.concatenate([np.empty(0), *((part.astype(float) ** 2).sum(axis=1) for part in parts)]) / size
 
 
 def order_thresholds(images: np.ndarray) -> np.ndarray:
@@ -140,6 +152,20 @@ def classify(spins: np.ndarray, references: Mapping[str, np.ndarray]) -> tuple[n
     return np.where(passed.any(axis=0), best.argmax(axis=0), -1), eta
 
 
+def classify_samples(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `classify` of all samples: phases of the shape of ``valid`` (-1 where there is none), and eta.
+
+    Raises:
+        SamplingError: if a reference has another number of sites than the samples.
+    """
+    check_references(samples, references)
+    spins, valid = spins_of(samples), samples["valid"].values > 0
+    phase, order = np.full(valid.shape, -1), np.zeros((len(references), *valid.shape))
+    whole = spins.reshape(-1, spins.shape[-1]) if valid.all() else spins[valid]
+    phase[valid], order[:, valid] = classify(whole, references)
+    return phase, order
+
+
 def references_of(ground_states: Sequence[Atoms], cell: Supercell) -> dict[str, np.ndarray]:
     """Return the images of every ordered ground state that fits into a cell, by name.
 
@@ -153,12 +179,17 @@ def references_of(ground_states: Sequence[Atoms], cell: Supercell) -> dict[str, 
     return found
 
 
-def label_phases(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def label_phases(
+    samples: xr.Dataset,
+    references: Mapping[str, np.ndarray],
+    classified: tuple[np.ndarray, np.ndarray] | None = None,
+) -> pd.DataFrame:
     """Return the probability of every phase at every condition, with `COLUMNS`.
 
     Args:
         samples: samples artefact (`segalflow.samples`).
         references: images by name (`references_of`).
+        classified: `classify_samples` of these, if it is known.
 
     Returns:
         For every condition a row for every phase, the solid solution last (its order parameter is the largest one of
@@ -168,10 +199,8 @@ def label_phases(samples: xr.Dataset, references: Mapping[str, np.ndarray]) -> p
     Raises:
         SamplingError: if a reference has another number of sites than the samples.
     """
-    check_references(samples, references)
-    spins, valid = spins_of(samples), samples["valid"].values > 0
-    phase, order = np.full(valid.shape, -1), np.zeros((len(references), *valid.shape))
-    phase[valid], order[:, valid] = classify(spins[valid], references)
+    phase, order = classified or classify_samples(samples, references)
+    valid = samples["valid"].values > 0
     log_weight, n_atoms = samples["log_weight"].values, samples["n_atoms"].values
     independent = samples["independent_samples"].values
     names = [*references, SOLUTION]

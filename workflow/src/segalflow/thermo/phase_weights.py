@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import logsumexp
 
 from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.samples import unpack_spins
 from segalflow.thermo.free_energy import FreeEnergy, describe_source
-from segalflow.thermo.order_parameters import SOLUTION, check_references, classify, order_waves, squared_order
+from segalflow.thermo.order_parameters import SOLUTION, check_references, classify_samples, order_waves, squared_order
 from segalflow.thermo.pooling import UnresolvedError, pool_samples, usable_conditions
-from segalflow.thermo.reweighting import Mbar
+from segalflow.thermo.tilting import log_add, log_sum
 
 SCHEMA = "segalflow.phase_weights/1"
 
@@ -59,6 +59,15 @@ class PhaseWeights:
     stars: Sequence[Star] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def whole(self) -> FreeEnergy:
+        """Weights of all phases together, without energies."""
+        curves = list(self.phases.values())
+        return replace(
+            curves[0], log_weight=log_add([curve.log_weight for curve in curves]),
+            replicates=log_add([curve.replicates for curve in curves]), energy=None, energy_variance=None,
+        )  # fmt: skip
+
     def at(self, temperature: np.ndarray) -> PhaseWeights:
         """Return the weights at other temperatures inside the range (`FreeEnergy.at`)."""
         return PhaseWeights(
@@ -80,28 +89,11 @@ class PhaseWeights:
         n_sites = next(iter(self.phases.values())).n_sites
         middle = round(float(x) * n_sites)
         near = slice(max(middle - reach, 0), middle + reach + 1)
-        values = np.array([logsumexp(curve.log_weight[row, near]) for curve in self.phases.values()])
+        values = np.array([log_sum(curve.log_weight[row, near]) for curve in self.phases.values()])
         if not np.isfinite(values).any():
             return "", 0.0
         best = int(np.argmax(values))
-        return list(self.phases)[best], float(np.exp(values[best] - logsumexp(values)))
-
-
-def tilted(log_weight: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return log of the sum over N, mean and variance of N of log weights (..., n_sites + 1) at a slope delta_mu/kT.
-
-    Args:
-        log_weight: -inf where nothing is known.
-        slope: broadcast against the leading axes.
-    """
-    n = np.arange(log_weight.shape[-1])
-    values = log_weight + np.asarray(slope)[..., None] * n
-    total = logsumexp(values, axis=-1)
-    with np.errstate(invalid="ignore"):
-        p = np.exp(values - total[..., None])
-    p = np.nan_to_num(p)
-    mean = p @ n
-    return total, mean, np.maximum(p @ (n.astype(float) ** 2) - mean**2, 0.0)
+        return list(self.phases)[best], float(np.exp(values[best] - log_sum(values)))
 
 
 def compute_phase_weights(
@@ -112,6 +104,7 @@ def compute_phase_weights(
     blocks: int = 40,
     replicates: int = 100,
     seed: int = 0,
+    classified: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PhaseWeights:
     """Return the weights of the phases in the samples of one method.
 
@@ -122,11 +115,14 @@ def compute_phase_weights(
         table: the ensemble table beside it.
         references: images by name (`order_parameters.references_of`).
         blocks, replicates, seed: as for `free_energy.compute_free_energy`.
+        classified: `order_parameters.classify_samples` of these, if it is known.
 
     Raises:
         BoundaryError: if samples and table do not belong together, or a number is not finite.
         SamplingError: if a reference has another number of sites than the samples.
     """
+    from segalflow.thermo.reweighting import Mbar  # compiled: readers of the weights need it not
+
     check_references(samples, references)
     source = describe_source(table)
     try:
@@ -145,7 +141,7 @@ def compute_phase_weights(
             source,
         )  # fmt: skip
 
-    number, _ = classify(spins, references)
+    number = (classified or classify_samples(samples, references))[0][taken]
     names = [*references, SOLUTION]
     phases = {name: curve(number == (k if k < len(references) else -1)) for k, name in enumerate(names)}
     stars, powers = [], []

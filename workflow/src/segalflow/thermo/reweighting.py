@@ -17,6 +17,7 @@ also show what their blocks do not (`thermo.copies`).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,13 +95,13 @@ def _sum_rows(
 
 @numba.njit(cache=True, fastmath=False)
 def _sum_targets(
-    energy, wanted, factor, n_atoms, weight, block, condition, log_d, beta, log_g, targets, shift, top, moments,
+    energy, wanted, factor, n_atoms, weight, block, condition, log_d, beta, log_g, targets, same, shift, top, moments,
     by_block, by_condition, mixed,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Sums over samples of w exp(-beta U)/D at the target temperatures; `mixed` holds the shares of the pool's rows.
 
     `wanted` are the energies of the targets, and `factor` multiplies what a sample adds. Without blocks only `top` and
-    `moments` are filled.
+    `moments` are filled. `same` is the pool's row that a target is, -1 for none: its exponential is there already.
     """
     n_t, n_rows = len(targets), len(beta) if len(by_block) else 0
     c = np.empty(n_rows)
@@ -109,6 +110,12 @@ def _sum_targets(
         for t in range(n_t):
             if factor[s] > 0:
                 top[t, n] = max(top[t, n], -targets[t] * wanted[s] - log_d[s])
+    lift = np.zeros(top.shape)
+    for t in range(n_t if n_rows else 0):
+        for n in range(top.shape[1]):
+            # The largest of the row's shares must be a number with room below it.
+            if same[t] >= 0 and -500.0 < log_g[same[t], n] + top[t, n] < 500.0:
+                lift[t, n] = np.exp(-log_g[same[t], n] - top[t, n])
     for s in range(len(energy)):
         if factor[s] <= 0:
             continue
@@ -117,11 +124,16 @@ def _sum_targets(
             c[r] = np.exp(log_g[r, n] - beta[r] * energy[s] - log_d[s])
         distance = wanted[s] - shift[n]
         for t in range(n_t):
-            a = weight[s] * factor[s] * np.exp(-targets[t] * wanted[s] - log_d[s] - top[t, n])
+            if lift[t, n] > 0:
+                a = factor[s] * c[same[t]] * lift[t, n]
+            else:
+                a = factor[s] * np.exp(-targets[t] * wanted[s] - log_d[s] - top[t, n])
+            square = weight[s] * a * a
+            a *= weight[s]
             moments[0, t, n] += a
             moments[1, t, n] += a * distance
             moments[2, t, n] += a * distance * distance
-            moments[3, t, n] += a * a / weight[s]
+            moments[3, t, n] += square
             if n_rows == 0:
                 continue
             by_block[block[s], t, n] += a
@@ -193,15 +205,19 @@ class Mbar:
         return self._effective - taken + self._precision * (z - self._prior), taken, share, pairs
 
     def _hessian(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        matrix = np.diag(taken + self._precision)
-        for a in range(len(self._rows)):
-            rows = np.flatnonzero(self._row == a)
-            for b in range(a + 1):
-                columns = np.flatnonzero(self._row == b)
+        # In the order of rows the blocks of the matrix are slices.
+        order = np.argsort(self._row, kind="stable")
+        ends = np.searchsorted(self._row[order], np.arange(len(self._rows) + 1))
+        blocks = [slice(first, last) for first, last in itertools.pairwise(ends)]
+        matrix, share = np.empty((len(order), len(order))), share[order]
+        for a, rows in enumerate(blocks):
+            for b, columns in enumerate(blocks[: a + 1]):
                 part = (share[rows] * pairs[:, a, b]) @ share[columns].T
-                matrix[np.ix_(rows, columns)] -= part
-                if a != b:
-                    matrix[np.ix_(columns, rows)] -= part.T
+                matrix[rows, columns] = -part
+                matrix[columns, rows] = -part.T
+        back = np.argsort(order)
+        matrix = matrix[np.ix_(back, back)]
+        matrix[np.diag_indices(len(matrix))] += taken + self._precision
         return matrix
 
     def _factor(self, taken: np.ndarray, share: np.ndarray, pairs: np.ndarray):
@@ -286,10 +302,14 @@ class Mbar:
         top, moments = np.full(shape, -np.inf), np.zeros((4, *shape))
         parts = (pool.n_blocks, len(self._used)) if replicates else (0, 0)
         by_block, by_condition = (np.zeros((k, *shape)) for k in parts)
+        same = np.full(len(beta), -1)
+        if energy is None:
+            where = np.searchsorted(self._rows, beta).clip(max=len(self._rows) - 1)
+            same = np.where(self._rows[where] == beta, where, -1)
         mixed = np.zeros((size, len(beta), len(self._rows)))
         _sum_targets(
             pool.energy, wanted, factor, pool.n_atoms, pool.weight, pool.block, self._condition,
-            self._log_d[self._member], self._rows, self._log_g, beta, shift, top, moments, by_block, by_condition,
+            self._log_d[self._member], self._rows, self._log_g, beta, same, shift, top, moments, by_block, by_condition,
             mixed,
         )  # fmt: skip
         total, first, second, square = moments

@@ -21,6 +21,10 @@ from segalflow.samples import spins_of
 
 SAME = 1e-4
 """Distances closer than this, in lattice constants, are one shell."""
+PIECE = 4096
+"""Decorations projected on waves together."""
+WIDE = 16384
+"""Decorations whose pairs are counted together."""
 PRIMITIVE = {"fcc": 4, "bcc": 2}
 """Sites of the conventional cell of a lattice; 1 of any other."""
 
@@ -53,6 +57,33 @@ def neighbour_shells(cell: Supercell, number: int) -> list[tuple[float, np.ndarr
         reach += 0.5
     marks = np.round(distance / (SAME * constant)).astype(int)
     return [(float(shell) * SAME * constant, (marks == shell).sum(axis=-1)) for shell in shells[:number]]
+
+
+def pair_products(spins: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
+    """Return ``sum_ij s_i s_j A_ij / d_i / n_sites`` of decorations, d_i the number of neighbours of a site, (n,).
+
+    Args:
+        spins: +-1 spins, int8, (n, n_sites).
+        adjacency: counts A of neighbours, symmetric, (n_sites, n_sites).
+    """
+    n_sites = len(adjacency)
+    share = 1.0 / adjacency.sum(axis=1)
+    # Both directions of a bond together; bonds of one weight are summed as integers, one site after the other.
+    weight = np.round(np.triu(adjacency * (share[:, None] + share), 1), 12)
+    found = np.full(len(spins), float(np.diag(adjacency) @ share))
+    for value in np.unique(weight[weight > 0]):
+        bonds = [(i, np.flatnonzero(row)) for i, row in enumerate(weight == value) if row.any()]
+        for first in range(0, len(spins), WIDE):
+            sites = np.ascontiguousarray(spins[first : first + WIDE].T)
+            total = np.zeros(sites.shape[1], dtype=np.int32)
+            for i, others in bonds:
+                beside = sites[others[0]].astype(np.int8 if len(others) < 128 else np.int32)
+                for j in others[1:]:
+                    beside += sites[j]
+                beside *= sites[i]
+                total += beside
+            found[first : first + WIDE] += value * total
+    return found / n_sites
 
 
 def star_of(wave_vector: Sequence[float], cell: Supercell) -> np.ndarray:
@@ -99,8 +130,9 @@ def correlation_table(
     """
     if int(samples.attrs["n_sites"]) != cell.n_sites:
         raise SamplingError(f"the samples have {samples.attrs['n_sites']} sites, the cell has {cell.n_sites}")
-    spins = spins_of(samples).astype(np.float32)
-    valid, n_sites = samples["valid"].values > 0, cell.n_sites
+    spins = spins_of(samples)
+    shape, n_sites = spins.shape[:-1], cell.n_sites
+    spins, valid = spins.reshape(-1, n_sites), samples["valid"].values > 0
     weight = np.where(valid, np.exp(samples["log_weight"].values), 0.0)
     weight /= np.maximum(weight.sum(axis=-1, keepdims=True), 1e-300)
     n_atoms = samples["n_atoms"].values
@@ -109,25 +141,34 @@ def correlation_table(
     independent = np.maximum(samples["independent_samples"].values, 1.0)
     values = {}
     for k, (_, adjacency) in enumerate(neighbour_shells(cell, shells), 1):
-        kernel = (adjacency / adjacency.sum(axis=1)[:, None]).astype(np.float32)
-        pair = np.einsum("tmsi,tmsi->tms", spins @ kernel, spins) / n_sites
+        pair = pair_products(spins, adjacency).reshape(shape)
         values[f"alpha_{k}"] = (pair - m[..., None] ** 2) / room[..., None]
-    mean = m[..., None, None].astype(np.float32)
     for vector in wave_vectors:
         try:
             star = star_of(vector, cell)
         except SamplingError:
             continue
         phase = 2 * np.pi * cell.positions @ star.T / lattice_constant(cell)
-        away = spins - mean
-        power = (away @ np.cos(phase).astype(np.float32)) ** 2 + (away @ np.sin(phase).astype(np.float32)) ** 2
+        waves = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+        # What the mean of the spins has of a wave: nothing where there is one site in the primitive cell.
+        of_one = np.where(np.abs(waves.sum(axis=0)) > 1e-9 * n_sites, waves.sum(axis=0), 0.0).astype(np.float32)
+        mean = m.ravel().repeat(shape[-1]).astype(np.float32) if of_one.any() else None
+        columns = waves.astype(np.float32)
+        power = np.empty(len(spins))
+        for first in range(0, len(spins), PIECE):
+            part = slice(first, first + PIECE)
+            amplitude = spins[part].astype(np.float32) @ columns
+            if mean is not None:
+                amplitude -= mean[part, None] * of_one
+            power[part] = np.einsum("sk,sk->s", amplitude, amplitude) / len(star)
         name = f"S({','.join(f'{v:g}' for v in vector)})"
-        values[name] = power.mean(axis=-1) / (n_sites * room[..., None])
+        values[name] = power.reshape(shape) / (n_sites * room[..., None])
     temperature, mu = np.meshgrid(samples["temperature"].values, samples["delta_mu"].values, indexing="ij")
     columns = {"temperature": temperature, "delta_mu": mu, "composition": (m + 1) / 2}
     for name, value in values.items():
-        average = (weight * value).sum(axis=-1)
-        spread = (weight * (value - average[..., None]) ** 2).sum(axis=-1)
+        average = np.einsum("tms,tms->tm", weight, value)
+        away = value - average[..., None]
+        spread = np.einsum("tms,tms,tms->tm", weight, away, away)
         columns |= {name: average, f"{name}_stderr": np.sqrt(spread / independent)}
     kept = valid.any(axis=-1).ravel()
     frame = pd.DataFrame({name: np.asarray(value).ravel()[kept] for name, value in columns.items()})

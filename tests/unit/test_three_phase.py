@@ -1,0 +1,45 @@
+"""Two-phase lines meet at three-phase temperatures instead of cutting across the step of the grid."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from segalflow.phases.lines import find_junctions
+from segalflow.plotting.three_phase import at_three_phases, join_lines
+
+
+def gaps(middle_below: bool) -> pd.DataFrame:
+    """A middle phase at x = 0.5 that exists on one side of 250 K; line 1 goes on as the whole gap."""
+    two, one = ((100.0, 200.0), (300.0, 400.0)) if middle_below else ((300.0, 400.0), (100.0, 200.0))
+    rows = [(t, 0, 0.1, 0.48) for t in two] + [(t, 1, 0.52, 0.9) for t in two] + [(t, 1, 0.2, 0.8) for t in one]
+    return pd.DataFrame(rows, columns=["temperature", "boundary", "x_left", "x_right"])
+
+
+@pytest.mark.parametrize("middle_below", [True, False])
+def test_lines_end_on_the_three_phase_line(middle_below) -> None:
+    points = gaps(middle_below)
+    pieces, horizontal = join_lines(points)
+    assert horizontal == [(250.0, pytest.approx(0.15), pytest.approx(0.85))]
+    assert len(pieces) == 3
+    ends = {}
+    for piece, edge in pieces:
+        assert len(piece) == 2
+        assert len(edge) == 3
+        assert edge["temperature"].is_monotonic_increasing
+        at = edge[edge["temperature"] == 250.0].iloc[0]
+        ends[round(float(piece["x_left"].iloc[0]), 2)] = (float(at["x_left"]), float(at["x_right"]))
+    assert ends[0.1] == pytest.approx((0.15, 0.48))
+    assert ends[0.52] == pytest.approx((0.52, 0.85))
+    assert ends[0.2] == pytest.approx((0.15, 0.85))
+    junctions = find_junctions(points)
+    assert at_three_phases(pd.Series({"boundary": 0, "temperature": 250.0}), junctions)
+    assert not at_three_phases(pd.Series({"boundary": 1, "temperature": 450.0}), junctions)
+
+
+def test_lines_without_a_junction_are_as_they_are() -> None:
+    points = gaps(True).query("boundary == 0")
+    ((piece, edge),), horizontal = join_lines(points)
+    assert not horizontal
+    assert edge["x_right"].tolist() == piece["x_right"].tolist()
+    assert join_lines(points.iloc[:0]) == ([], [])
