@@ -21,6 +21,7 @@ include: "workflow/rules/generations.smk"
 include: "workflow/rules/segal.smk"
 include: "workflow/rules/sweep.smk"
 include: "workflow/rules/baselines.smk"
+include: "workflow/rules/species.smk"
 include: "workflow/rules/phases.smk"
 include: "workflow/rules/refinement.smk"
 include: "workflow/rules/figures_expansion.smk"
@@ -36,9 +37,7 @@ rule all:
     default_target: True
     input:
         results("comparison.csv"),
-        results("phases/boundaries.csv"),
-        results("phases/invariants.csv"),
-        results("phases/consistency.csv"),
+        PHASE_TABLES,
         MODEL_ERRORS,
         expand("{solution}.tdb", solution=SOLUTIONS),
         FIGURES,
@@ -89,7 +88,5 @@ rule finite_size:
 
 rule boundaries:
     input:
-        results("phases/boundaries.csv"),
-        results("phases/invariants.csv"),
-        results("phases/consistency.csv"),
+        PHASE_TABLES,
         MODEL_ERRORS,

@@ -36,10 +36,7 @@ def calculate(repository: Path, study: str, calculation: str, only: list[str]) -
 def test_open_dft_orders_copper_gold(repository) -> None:
     pool, records, lattice = calculate(repository, "cuau_gpaw", "gpaw", ["Cu3Au L1_2", "CuAu L1_0"])
     by_name = {structure_name(s, lattice): r for s, r in zip(pool, records, strict=True)}
-    # L1_0 as PBE has it is so flat that the gate refuses it, see the study: only for this may a record be refused.
-    refused = {name: r["reason"] for name, r in by_name.items() if r["status"] != "converged"}
-    assert set(refused) <= {"CuAu L1_0"}
-    assert all(reason.startswith("left its parent lattice: strain") for reason in refused.values())
+    assert {name: r["reason"] for name, r in by_name.items() if r["status"] != "converged"} == {}
     elements = {r["symbols"][0]: r["energy_per_atom"] for r in records if len(r["symbols"]) == 1}
 
     def formation(name: str) -> float:

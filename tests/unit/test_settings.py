@@ -98,7 +98,7 @@ BAD = {
     "unknown lattice": (edit("lattice", "name", "fc"), "lattice.name: unknown lattice 'fc'"),
     "three species": (
         edit("lattice", "species", ["Cu", "Au", "Pd"]),
-        "lattice.species: expected two species (the workflow treats binary alloys; the library treats more",
+        "expansions.main.basis.generator: CLEASE's clusters are of two species here, expected symmetry",
     ),
     "one species": (edit("lattice", "species", ["Cu"]), "lattice.species: expected at least 2 entries"),
     "wrong type": (

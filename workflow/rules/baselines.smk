@@ -10,6 +10,8 @@ rule sample_metropolis:
         "logs/{study}/sample_metropolis/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/sample_metropolis/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/sampling.yaml"
     threads: 1
@@ -186,6 +188,8 @@ rule enumerate_exactly:
         "logs/{study}/enumerate_exactly/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/enumerate_exactly/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/sampling.yaml"
     threads: 1
@@ -208,6 +212,8 @@ rule compare_methods:
         "logs/{study}/compare_methods.log",
     benchmark:
         "results/{study}/benchmarks/compare_methods.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/analysis.yaml"
     threads: 1

@@ -103,6 +103,16 @@ def seed(rule_name):
     )
 
 
+def some_for_cell(name, only=None, without=()):
+    """Some entries of a block of the config with the overrides of the wildcard's cell put in."""
+    whole = for_cell(name)
+    return lambda wildcards: {
+        key: value
+        for key, value in whole(wildcards).items()
+        if (only is None or key in only) and key not in without
+    }
+
+
 def cells_with(*methods):
     """Cells on which one of the methods runs."""
     return [
@@ -242,8 +252,16 @@ def last_refined(suffix):
     ]
 
 
+# A pattern that matches nothing where there is none.
+NOTHING = "(?!)"
+# Rules of the same files for two species and for more: each matches the studies of its own.
+BINARY = len(CONFIG["lattice"]["species"]) == 2
+TWO_SPECIES, MORE_SPECIES = (STUDY, NOTHING) if BINARY else (NOTHING, STUDY)
 ENSEMBLES = ensembles(CONFIG["cells"])
-DIAGRAM_CELLS = [name for name, cell in CONFIG["cells"].items() if cell["phases"]]
+# Phases are bounded between two species only.
+DIAGRAM_CELLS = [
+    name for name, cell in CONFIG["cells"].items() if cell["phases"] and BINARY
+]
 # Methods that write samples, those whose tables or samples resolve composition, and the criteria that need that.
 SAMPLED = ["snis", "metropolis", "tempering"]
 RESOLVED = [*SAMPLED, "metadynamics", "canonical", "vcsgc", "wang_landau", "exact"]
@@ -262,6 +280,7 @@ GRAPHS = [
 ]
 FITTED = [name for name in WITH_HULL if name not in PUBLISHED + GRAPHS]
 EXPANSIONS = PUBLISHED + FITTED
+SEARCHED = FITTED if BINARY else []
 # The fits that propose structures, by calculation, where the study has generations.
 GENERATIONS = CONFIG["structures"]["generations"]
 PROPOSERS = proposers_of(CONFIG)
@@ -290,6 +309,9 @@ MODEL_ERROR_CELLS = {
 SHARED = [CONFIG["cells"][cell]["expansion"] for cell in DIAGRAM_CELLS]
 SIZES = [results("phases/finite_size.csv")] if len(set(SHARED)) < len(SHARED) else []
 MODEL_ERRORS = [results("phases/model_error.csv")] if MODEL_ERROR_CELLS else []
+# Tables of the phases, with their notes.
+LISTED = ["boundaries", "invariants", "consistency"] if BINARY else []
+PHASE_TABLES = expand(results("phases/{table}.csv"), table=LISTED)
 # Solid solutions for CALPHAD codes: cells whose ordered samples can be told apart, each with one method.
 SOLUTIONS = [results(f"phases/{cell}_{first_sampled(cell)}") for cell in LABELLED_CELLS]
 # Cells whose free energies are drawn with their tangents, with the method they are from.
@@ -299,5 +321,3 @@ TANGENT_CELLS = {
     if set(RESOLVED) & set(CONFIG["cells"][cell]["methods"])
     and "common_tangent" in CONFIG["phases"]["criteria"]
 }
-# A pattern that matches nothing where there is none.
-NOTHING = "(?!)"

@@ -42,6 +42,8 @@ rule plot_ness:
         "logs/{study}/plot_ness/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/plot_ness/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/analysis.yaml"
     threads: 1
@@ -79,6 +81,8 @@ rule plot_ensembles:
         "logs/{study}/plot_ensembles/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/plot_ensembles/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/analysis.yaml"
     threads: 1

@@ -74,6 +74,7 @@ rule plot_expansion:
     benchmark:
         "results/{study}/benchmarks/plot_expansion/{expansion}.tsv"
     wildcard_constraints:
+        study=TWO_SPECIES,
         expansion="|".join(EXPANSIONS) or NOTHING,
     conda:
         "../../envs/analysis.yaml"

@@ -34,7 +34,7 @@ rule write_summary:
         ),
         found_states=expand(
             "results/{{study}}/expansion/{expansion}/found_states.csv",
-            expansion=FITTED,
+            expansion=SEARCHED,
         ),
         generations=expand(
             "results/{{study}}/expansion/{expansion}/generations.csv",
@@ -46,16 +46,16 @@ rule write_summary:
         ),
         tables=ENSEMBLES,
         summary="results/{study}/comparison_summary.csv",
-        boundaries="results/{study}/phases/boundaries.csv",
         notes=expand(
             "results/{{study}}/phases/{criterion}.json",
-            criterion=CONFIG["phases"]["criteria"],
+            criterion=CONFIG["phases"]["criteria"] if BINARY else [],
         )
         + last_refined("json"),
-        invariants="results/{study}/phases/invariants.csv",
-        invariants_notes="results/{study}/phases/invariants.json",
-        consistency="results/{study}/phases/consistency.csv",
-        consistency_notes="results/{study}/phases/consistency.json",
+        phases=PHASE_TABLES,
+        phases_notes=expand(
+            "results/{{study}}/phases/{table}.json",
+            table=[name for name in LISTED if name != "boundaries"],
+        ),
         solutions=expand("{solution}.json", solution=SOLUTIONS),
         sizes=SIZES,
     output:
@@ -104,7 +104,11 @@ FIGURES = [
     *expand(results("figures/phases_{cell}.svg"), cell=LABELLED_CELLS),
     *expand(results("figures/snapshots_{cell}.svg"), cell=LABELLED_CELLS),
     *expand(results("figures/tangents_{cell}.svg"), cell=TANGENT_CELLS),
-    results("phases/diagram.html"),
+    *([results("phases/diagram.html")] if BINARY else []),
+    *expand(
+        results("figures/composition_maps_{cell}.svg"),
+        cell=[] if BINARY else CONFIG["cells"],
+    ),
     results("figures/energy_evaluations.svg"),
     results("figures/comparison.svg"),
     *([results("figures/finite_size.svg")] if SIZES else []),

@@ -31,6 +31,8 @@ rule choose_grid:
         "logs/{study}/choose_grid/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/choose_grid/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     conda:
         "../../envs/structures.yaml"
     threads: 1
@@ -59,6 +61,8 @@ rule train_segal:
         "logs/{study}/train_segal/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/train_segal/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     # The longest single job: everything else fits beside it.
     priority: 100
     conda:

@@ -12,6 +12,8 @@ rule sample_snis:
         "logs/{study}/sample_snis/{cell}.log",
     benchmark:
         "results/{study}/benchmarks/sample_snis/{cell}.tsv"
+    wildcard_constraints:
+        study=TWO_SPECIES,
     priority: 50
     conda:
         "../../envs/segal.yaml"

@@ -183,3 +183,66 @@ def read_grid(path: str | Path) -> Grid:
         return Grid(temperature, delta_mu, content["origin"], wanted)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path}: incomplete grid file, {type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class AxesGrid:
+    """The conditions of a sweep of more than one chemical potential: every combination of the values.
+
+    Attributes:
+        temperature: K, increasing, shape (n_temperatures,).
+        delta_mu: increasing values by name of the exchange, in the order of the cell's exchanges, eV.
+    """
+
+    temperature: np.ndarray
+    delta_mu: Mapping[str, np.ndarray]
+
+    @property
+    def axes(self) -> tuple[np.ndarray, ...]:
+        """The values of every exchange."""
+        return tuple(self.delta_mu.values())
+
+
+def choose_axes(temperature: Any, delta_mu: Any, names: Sequence[str], key: str = "grid") -> AxesGrid:
+    """Return the grid of a sweep of several exchanges of species.
+
+    Args:
+        temperature: ``{start, stop, number}`` or a list, K.
+        delta_mu: the same in eV for every exchange, by name.
+        names: the exchanges of the lattice (`segalflow.energy.potentials.ExchangePotentials.axis_names`).
+        key: key prefix for messages.
+
+    Raises:
+        SettingsError: if an exchange has no axis, or an axis no exchange; for an empty, reversed or non-positive axis.
+    """
+    found = list(delta_mu) if isinstance(delta_mu, Mapping) else []
+    if sorted(found) != sorted(names):
+        raise SettingsError(
+            f"{key}.delta_mu: expected one axis for each of {', '.join(names)} (their exchange for the first species), "
+            f"found {delta_mu}"
+        )
+    temperatures = _axis(f"{key}.temperature", temperature, "K", positive=True)
+    values = {name: _axis(f"{key}.delta_mu.{name}", delta_mu[name], "eV", positive=False) for name in names}
+    return AxesGrid(temperatures, values)
+
+
+def write_axes(path: str | Path, grid: AxesGrid, energy_unit: str = "eV") -> None:
+    """Write the grid file of several exchanges."""
+    units = {"temperature": "K" if energy_unit == "eV" else f"{energy_unit}/k_B", "delta_mu": energy_unit}
+    content = {"temperature": grid.temperature, "delta_mu": dict(grid.delta_mu), "origin": "given in the config"}
+    # Keys of a JSON file may be sorted: the order of the exchanges is written down.
+    write_json(path, {**content, "exchanges": list(grid.delta_mu), "units": units}, GRID_SCHEMA)
+
+
+def read_axes(path: str | Path) -> AxesGrid:
+    """Read a grid file of several exchanges.
+
+    Raises:
+        ArtefactError: if the file is missing, cut short or not such a grid file.
+    """
+    content = read_json(path, GRID_SCHEMA)
+    try:
+        values = {name: np.array(content["delta_mu"][name], dtype=float) for name in content["exchanges"]}
+        return AxesGrid(np.array(content["temperature"], dtype=float), values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: incomplete grid file, {type(error).__name__}: {error}") from None

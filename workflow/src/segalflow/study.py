@@ -10,13 +10,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from segalflow.cells import build_cell, choose_grid
+from segalflow.cells import build_cell, choose_axes, choose_grid
 from segalflow.dft.convergence import plan_points
 from segalflow.dft.engines import check_engine
 from segalflow.dft.ways import ENGINE, RUN, way_of
-from segalflow.energy.kinds import EXPANSION, KINDS, Kind, check_kind, check_methods, kind_of
+from segalflow.energy.kinds import (
+    EXPANSION,
+    KINDS,
+    Kind,
+    check_kind,
+    check_methods,
+    check_species_methods,
+    kind_of,
+)
+from segalflow.energy.potentials import ExchangePotentials
 from segalflow.errors import SegalflowError, SettingsError, suggest
-from segalflow.lattice import Supercell, lattice_from_settings, square_sides, supercell_matrix
+from segalflow.lattice import ParentLattice, Supercell, lattice_from_settings, square_sides, supercell_matrix
 from segalflow.settings import check_settings, merged
 from segalflow.units import BOLTZMANN_EV_PER_K
 
@@ -86,12 +95,17 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
         if "calculation" in expansion:  # a published expansion needs none
             _check_reference("expansions", name, "calculation", expansion["calculation"], config["calculations"])
     _check_generations(config)
+    if not lattice.is_binary:
+        _check_species_study(config)
     for name, cell in config["cells"].items():
         _check_reference("cells", name, "expansion", cell["expansion"], config["expansions"])
         description = build_cell(name, lattice, cell["repeat"])
         kind = kind_of(config["expansions"][cell["expansion"]])
         sides = square_sides(Supercell(lattice, supercell_matrix(cell["repeat"])))
-        check_methods(name, kind, cell["methods"], description["n_sites"], sides)
+        if lattice.is_binary:
+            check_methods(name, kind, cell["methods"], description["n_sites"], sides)
+        else:
+            check_species_methods(name, cell["methods"], float(len(lattice.species[0])) ** description["n_sites"])
         # Overrides are checked as the whole blocks they make.
         whole = {block: cell_settings(config, name, block) for block in CELL_OVERRIDES}
         try:
@@ -99,15 +113,63 @@ def prepare_study(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
         except SettingsError as error:
             raise SettingsError(f"cells.{name} (overrides): {error}") from None
         _check_start(config, name, whole["segal"]["start_from"])
-        grid = whole["grid"]
-        if not KINDS[kind].fitted and isinstance(grid["delta_mu"], Mapping) and "start" not in grid["delta_mu"]:
-            raise SettingsError(
-                f"cells.{name}.grid.delta_mu: the model '{kind}' has no convex hull to choose a window from; "
-                "give start, stop, number or a list"
-            )
-        choose_grid(grid["temperature"], grid["delta_mu"], [0.0], BOLTZMANN_EV_PER_K, f"cells.{name}.grid")
+        _check_network(name, whole["segal"], lattice.is_binary)
+        _check_grid(name, kind, whole["grid"], lattice)
     _check_refinement(config)
     return json.loads(json.dumps(config, sort_keys=True))
+
+
+def _check_grid(name: str, kind: str, grid: Mapping[str, Any], lattice: ParentLattice) -> None:
+    """One axis of chemical potentials for two species, one an exchange for more."""
+    key, delta_mu = f"cells.{name}.grid", grid["delta_mu"]
+    if not lattice.is_binary:
+        names = ExchangePotentials.of(Supercell(lattice, supercell_matrix([1, 1, 1]))).axis_names
+        choose_axes(grid["temperature"], delta_mu, names, key)
+        return
+    if isinstance(delta_mu, Mapping) and "number" not in delta_mu:
+        raise SettingsError(
+            f"{key}.delta_mu: two species have one chemical potential; give start, stop, number, or a list, and not "
+            f"an axis for each of {', '.join(delta_mu)}"
+        )
+    if not KINDS[kind].fitted and isinstance(delta_mu, Mapping) and "start" not in delta_mu:
+        raise SettingsError(
+            f"{key}.delta_mu: the model '{kind}' has no convex hull to choose a window from; "
+            "give start, stop, number or a list"
+        )
+    choose_grid(grid["temperature"], delta_mu, [0.0], BOLTZMANN_EV_PER_K, key)
+
+
+def _check_network(name: str, segal: Mapping[str, Any], is_binary: bool) -> None:
+    """Networks of two species and of more are not the same."""
+    kind, objective = segal["network"]["kind"], segal["training"]["objective"]
+    if is_binary and kind == "categorical":
+        raise SettingsError("segal.network.kind: 'categorical' is for more than two species, expected physics or made")
+    if is_binary:
+        return
+    if kind != "categorical":
+        raise SettingsError(f"segal.network.kind: '{kind}' is for two species, expected categorical")
+    if objective == "mixed":
+        raise SettingsError("segal.training.objective: 'mixed' is for two species, expected likelihood or reverse_kl")
+    if segal["start_from"] is not None:
+        raise SettingsError(f"cells.{name}.segal.start_from: networks of more than two species start anew")
+
+
+def _check_species_study(config: Mapping[str, Any]) -> None:
+    """What a study of more than two species cannot have: everything that knows one composition only."""
+    for name, expansion in config["expansions"].items():
+        kind = kind_of(expansion)
+        if kind != EXPANSION:
+            raise SettingsError(f"expansions.{name}.model: '{kind}' is a model of two species, expected a fit")
+        if "published" in expansion:
+            raise SettingsError(f"expansions.{name}.published: only expansions of two species are imported")
+        if expansion["basis"]["generator"] != "symmetry":
+            raise SettingsError(
+                f"expansions.{name}.basis.generator: CLEASE's clusters are of two species here, expected symmetry"
+            )
+    if config["structures"]["generations"]:
+        raise SettingsError("structures.generations: active learning is for two species, expected 0")
+    if config["refinement"]["cells"]:
+        raise SettingsError("refinement.cells: boundaries are looked for between two species only, expected none")
 
 
 def _check_generations(config: Mapping[str, Any]) -> None:

@@ -14,6 +14,10 @@ from segalflow.errors import SettingsError, suggest
 EXPANSION = "cluster_expansion"
 ANY_MODEL = ("exact", "snis", "metropolis", "tempering")
 """Methods that ask a model only for energies; the others count in the terms of a spin polynomial."""
+SPECIES_METHODS = ("exact", "snis", "metropolis")
+"""Methods for more than two species."""
+MAX_STATES = 5_000_000
+"""Most decorations of an exact sum over more than two species."""
 
 
 @dataclass(frozen=True)
@@ -115,4 +119,26 @@ def check_methods(name: str, kind: str, methods: list[str], n_sites: int, sides:
         raise SettingsError(
             f"cells.{name}.methods: 'exact' sums over all states and needs at most {facts.max_exact} sites{more}, "
             f"the cell has {n_sites}"
+        )
+
+
+def check_species_methods(name: str, methods: list[str], n_states: float) -> None:
+    """Check the methods of a cell of more than two species.
+
+    Args:
+        name: the cell's name.
+        methods: its methods.
+        n_states: its number of decorations.
+
+    Raises:
+        SettingsError: one sentence that names the method.
+    """
+    for method in methods:
+        if method not in SPECIES_METHODS:
+            raise SettingsError(
+                f"cells.{name}.methods: '{method}' treats two species, expected some of {', '.join(SPECIES_METHODS)}"
+            )
+    if "exact" in methods and n_states > MAX_STATES:
+        raise SettingsError(
+            f"cells.{name}.methods: 'exact' sums over at most {MAX_STATES:.3g} decorations, the cell has {n_states:.3g}"
         )

@@ -59,6 +59,12 @@ class ExchangePotentials:
         return tuple(f"{name}-{reference}" for reference, name in self.pairs)
 
     @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the exchanges in a config: the species that comes in, or the label where two exchanges bring it."""
+        brought = [name for _, name in self.pairs]
+        return tuple(name if brought.count(name) == 1 else f"{name}-{first}" for first, name in self.pairs)
+
+    @property
     def n_sites(self) -> int:
         """Number of sites."""
         return len(self.column)
@@ -78,6 +84,18 @@ class ExchangePotentials:
     def composition(self, occupations: np.ndarray) -> np.ndarray:
         """Return the fraction of sites that each element holds, float64 (batch, n_elements)."""
         return self._count(self.element, occupations, len(self.elements)) / self.n_sites
+
+    def composition_of(self, counts: np.ndarray) -> np.ndarray:
+        """Return the fraction of sites that each element holds, (..., n_elements), from `counts`, (..., n_exchanges).
+
+        Every site begins with its reference, and each exchange takes one atom of its reference away.
+        """
+        change = np.zeros((len(self.pairs), len(self.elements)))
+        for number, pair in enumerate(self.pairs):
+            for name, sign in zip(pair, (-1.0, 1.0), strict=True):
+                change[number, self.elements.index(name)] += sign
+        before = np.bincount(self.element[:, 0], minlength=len(self.elements))
+        return (before + counts @ change) / self.n_sites
 
     def _count(self, table: np.ndarray, occupations: np.ndarray, n: int) -> np.ndarray:
         found = table[np.arange(self.n_sites), occupations]

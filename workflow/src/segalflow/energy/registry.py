@@ -12,6 +12,7 @@ from segalflow.energy.base import EnergyModel
 from segalflow.energy.graph_energy import place_graph
 from segalflow.energy.kinds import EXPANSION, KINDS
 from segalflow.energy.polynomial import place_expansion
+from segalflow.energy.site_functions import place_general
 from segalflow.energy.toys import ising_model, legendre_model
 from segalflow.errors import ArtefactError, ExpansionError
 from segalflow.expansion.hamiltonian import read_expansion
@@ -70,9 +71,8 @@ def read_model_file(path: str | Path) -> ModelFile:
     content = read_json(path)
     if content.get("schema") != SCHEMA:
         expansion = read_expansion(path)
-        return ModelFile(
-            EXPANSION, expansion.lattice, expansion.reference, lambda cell: place_expansion(expansion, cell)
-        )
+        put = place_expansion if expansion.lattice.is_binary else place_general
+        return ModelFile(EXPANSION, expansion.lattice, expansion.reference, lambda cell: put(expansion, cell))
     try:
         kind, lattice = content["kind"], ParentLattice.from_dict(content["lattice"])
         place, reference = PLACES[kind], content["reference"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from segalflow.compilation import numba
+from segalflow.energy.base import EnergyModel
 from segalflow.energy.polynomial import SpinPolynomial
 from segalflow.energy.potentials import ExchangePotentials, grid_conditions
 from segalflow.energy.replica_pool import exchange_run
@@ -36,7 +37,7 @@ class SpeciesChains:
     A sweep visits every site once, in a random order shared by all chains.
 
     Args:
-        model: the energy, as site functions.
+        model: the energy, as site functions (other models: `make_species_chains`).
         potentials: the exchanges of the cell.
         temperature: shape (n_chains,), K (or J/k_B).
         delta_mu: shape (n_chains, n_exchanges), eV (or J).
@@ -48,24 +49,32 @@ class SpeciesChains:
 
     def __init__(
         self,
-        model: SiteFunctionModel,
+        model: EnergyModel,
         potentials: ExchangePotentials,
         temperature: np.ndarray,
         delta_mu: np.ndarray,
         seed: int,
     ) -> None:
         self.model, self.potentials = model, potentials
-        self.temperature = np.asarray(temperature, dtype=float)
-        self.n_chains = len(self.temperature)
-        self.delta_mu = potentials.check(delta_mu, self.n_chains)
-        if not np.all(self.temperature > 0):
-            raise SamplingError("chains: expected positive temperatures")
-        self._beta = 1.0 / (model.boltzmann * self.temperature)
+        self.n_chains = len(temperature)
+        self.set_conditions(temperature, delta_mu)
         # Only doubles are drawn, so the four words of this generator are its whole state.
         self._rng = np.random.Generator(np.random.SFC64(seed % 2**64))
         self.energy_evaluations = 0
         self._occupations = np.zeros((self.n_chains, model.n_sites), dtype=np.int64)
         self._energy: np.ndarray | None = None
+
+    def set_conditions(self, temperature: np.ndarray, delta_mu: np.ndarray) -> None:
+        """Give every chain its temperature, shape (n_chains,), and delta_mu, (n_chains, n_exchanges).
+
+        Raises:
+            SamplingError: for shapes that do not fit or a temperature that is not positive.
+        """
+        self.temperature = np.array(temperature, dtype=float)
+        self.delta_mu = self.potentials.check(delta_mu, self.n_chains)
+        if self.temperature.shape != (self.n_chains,) or not np.all(self.temperature > 0):
+            raise SamplingError(f"chains: expected {self.n_chains} positive temperatures")
+        self._beta = 1.0 / (self.model.boltzmann * self.temperature)
 
     @property
     def occupations(self) -> np.ndarray:
@@ -136,6 +145,45 @@ class SpeciesChains:
         self.energy_evaluations = int(state["energy_evaluations"])
 
 
+class SpeciesBatchChains(SpeciesChains):
+    """Heat-bath chains of a model of total energies alone: a site costs one energy of every species it allows."""
+
+    def sweep(self, n: int = 1) -> None:
+        """Do `n` sweeps."""
+        mu = self.potentials.on_sites(self.delta_mu)
+        for _ in range(n):
+            for site in np.argsort(self._rng.random(self.model.n_sites)):
+                tried, energy = self._occupations.copy(), []
+                for species in range(self.model.n_species[site]):
+                    tried[:, site] = species
+                    energy.append(np.asarray(self.model.energy(tried), dtype=float))
+                energies = np.stack(energy, axis=1)
+                exponent = self._beta[:, None] * (mu[:, site, : len(energy)] - energies)
+                below = np.cumsum(np.exp(exponent - exponent.max(axis=1, keepdims=True)), axis=1)
+                chosen = (self._rng.random((self.n_chains, 1)) * below[:, -1:] >= below).sum(axis=1)
+                self._occupations[:, site] = chosen = np.minimum(chosen, len(energy) - 1)
+                self._energy = energies[np.arange(self.n_chains), chosen]
+                self.energy_evaluations += energies.size
+
+    def heat_bath(self) -> np.ndarray:
+        """Not offered: it needs local energies.
+
+        Raises:
+            SamplingError: always.
+        """
+        raise SamplingError("chains: probabilities of all sites need a model with local energies")
+
+
+def make_species_chains(
+    model: EnergyModel, potentials: ExchangePotentials, temperature: np.ndarray, delta_mu: np.ndarray, seed: int
+) -> SpeciesChains:
+    """Return the fastest chains that serve a model (arguments of `SpeciesChains`)."""
+    functions = as_site_functions(model)
+    if functions is None:
+        return SpeciesBatchChains(model, potentials, temperature, delta_mu, seed)
+    return SpeciesChains(functions, potentials, temperature, delta_mu, seed)
+
+
 def heat_bath(
     model: SiteFunctionModel,
     potentials: ExchangePotentials,
@@ -186,7 +234,7 @@ def _sweep(
 
 
 def species_pool(
-    model: SiteFunctionModel,
+    model: EnergyModel,
     potentials: ExchangePotentials,
     temperature: np.ndarray,
     axes: tuple[np.ndarray, ...],
@@ -201,7 +249,7 @@ def species_pool(
     ``U - sum of delta_mu N`` that any chain has met.
 
     Args:
-        model: the energy, as site functions.
+        model: the energy.
         potentials: the exchanges.
         temperature: increasing, shape (n_temperatures,).
         axes: increasing delta_mu of every exchange.
@@ -216,7 +264,7 @@ def species_pool(
     shape = (len(temperature), *(len(axis) for axis in axes), 2)
     chain_seed, draw_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2, np.uint64))
     rng = np.random.default_rng(draw_seed)
-    chains = SpeciesChains(model, potentials, t, mu, chain_seed)
+    chains = make_species_chains(model, potentials, t, mu, chain_seed)
     chains.randomise()
     taken = max(1, n_samples // 2)
     fields = mu[: 2 * int(np.prod(shape[1:-1])) : 2]

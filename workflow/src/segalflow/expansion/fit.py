@@ -13,7 +13,7 @@ from ase import Atoms
 from segalflow.dft.dataset import end_members_of
 from segalflow.errors import ExpansionError
 from segalflow.expansion.basis import build_basis
-from segalflow.expansion.ground_states import above_hull, lower_hull
+from segalflow.expansion.ground_states import lower_surface
 from segalflow.expansion.hamiltonian import ClusterExpansion
 from segalflow.expansion.regression import (
     CLUSTER_PRIOR,
@@ -47,7 +47,8 @@ class FittedExpansion:
         expansion: the model with ECIs, their errors and covariance.
         metrics: errors in eV/atom and counts.
         hull: ground states of data and model: source, structure, name, space_group, n_atoms, x, formation_energy.
-        predictions: one row a structure: x, e_data, e_model, e_cv, residual, above_hull (eV/atom), name.
+        predictions: one row a structure: x (of more than two species also x_<species>), e_data, e_model, e_cv,
+            residual, above_hull (eV/atom), name.
         curve: learning curve (`segalflow.expansion.validation.learning_curve`), its last row the cross-validation
             itself; empty if none was asked for.
     """
@@ -79,6 +80,14 @@ def structure_weights(
     pure = np.array([len(set(s.numbers)) == 1 for s in dataset])
     weights[pure] = end_member_weight
     return weights
+
+
+def further_fractions(dataset: Sequence[Atoms], lattice: ParentLattice) -> np.ndarray:
+    """Return the fractions of all species but the first, shape (n_structures, n_elements - 1)."""
+    if lattice.is_binary:
+        return np.array([[s.info["x"]] for s in dataset])
+    symbols = [np.array(s.get_chemical_symbols()) for s in dataset]
+    return np.array([[float(np.mean(held == name)) for name in lattice.elements[1:]] for held in symbols])
 
 
 def fit_expansion(
@@ -128,7 +137,7 @@ def fit_expansion(
         )
     rng = np.random.default_rng(seed)
     energies = np.array([s.info["formation_energy"] for s in dataset])
-    x = np.array([s.info["x"] for s in dataset])
+    x, fractions = np.array([s.info["x"] for s in dataset]), further_fractions(dataset, lattice)
     design = basis.correlations(dataset)
     cv = fit_settings["cv"]
     try:
@@ -138,8 +147,8 @@ def fit_expansion(
     except ExpansionError as error:
         raise ExpansionError(f"{key}.fit.{error}") from None
     method = choose_method(name, cluster_sizes(basis.clusters), fit_settings.get("penalise_constant", False))
-    data_hull = lower_hull(x, energies)
-    distance = above_hull(x, energies, data_hull)
+    data_hull, height = lower_surface(fractions, energies)
+    distance = energies - height
     weights = structure_weights(
         dataset,
         distance,
@@ -160,13 +169,15 @@ def fit_expansion(
         for c, e, s in zip(basis.clusters, regression.coefficients, stderr, strict=True)
     )
     names = [structure_name(s, lattice) for s in dataset]
-    model_hull = lower_hull(x, predicted)
+    model_hull, _ = lower_surface(fractions, predicted)
+    columns = {} if lattice.is_binary else dict(zip((f"x_{s}" for s in lattice.elements[1:]), fractions.T, strict=True))
     predictions = pd.DataFrame(
         {
             "structure": [s.info["structure"] for s in dataset],
             "name": names,
             "n_atoms": [len(s) for s in dataset],
             "x": x,
+            **columns,
             "e_data": energies,
             "e_model": predicted,
             "e_model_stderr": np.sqrt(np.einsum("ij,jk,ik->i", design, regression.covariance, design)),
@@ -183,7 +194,7 @@ def fit_expansion(
         "n_parameters": len(clusters),
         "effective_parameters": regression.effective_parameters,
         "cv_kind": "leave-one-out" if cv["kind"] == "loo" else f"{len(folds)}-fold",
-        **error_metrics(x, energies, predicted, out_of_fold, mixed),
+        **error_metrics(fractions, energies, predicted, out_of_fold, mixed),
         "condition_number": float(np.linalg.cond(design)),
         "energy_spread": float(np.std(energies)),
         "units": "eV/atom",
@@ -201,6 +212,7 @@ def fit_expansion(
                 "space_group": space_group(dataset[i])[0],
                 "n_atoms": len(dataset[i]),
                 "x": x[i],
+                **{name: values[i] for name, values in columns.items()},
                 "formation_energy": float(values[i]),
             }
             for source, indices, values in (("data", data_hull, energies), ("model", model_hull, predicted))

@@ -37,6 +37,34 @@ def above_hull(x: np.ndarray, energy: np.ndarray, hull: np.ndarray) -> np.ndarra
     return energy - np.interp(x, x[hull], energy[hull])
 
 
+def lower_surface(x: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower convex hull over any number of composition axes: its corners and its height at every point.
+
+    Args:
+        x: fractions of all species but the first, shape (n, k), or (n,) for two species, where this is `lower_hull`.
+            The pure species must be among the points: they span all compositions.
+        energy: formation energies, shape (n,), eV/atom.
+
+    Returns:
+        Indices of the corners, in order of x for two species, and the hull's energy at the composition of every point,
+        shape (n,), eV/atom.
+    """
+    x = x.reshape(len(x), -1)
+    if x.shape[1] == 1:
+        hull = lower_hull(x[:, 0], energy)
+        return hull, np.interp(x[:, 0], x[hull, 0], energy[hull])
+    from scipy.spatial import ConvexHull  # late: only three species and more need it
+
+    # A point high above all others gives the hull a volume even where nothing mixes and all energies are zero.
+    scale = max(float(np.ptp(energy)), 1e-6)
+    top = np.append(x.mean(axis=0), energy.max() / scale + 10.0)
+    hull = ConvexHull(np.vstack([np.column_stack([x, energy / scale]), top]))
+    planes = hull.equations[hull.equations[:, -2] < -1e-9]  # outward normals that point down in energy
+    heights = scale * (-(x @ planes[:, :-2].T + planes[:, -1]) / planes[:, -2]).max(axis=1)
+    corners = [i for i in sorted(hull.vertices.tolist()) if i < len(x) and energy[i] - heights[i] < 1e-9]
+    return np.array(corners, dtype=int), heights
+
+
 def hull_slopes(hull: pd.DataFrame, source: str = "model") -> list[float]:
     """Return delta_mu of the transitions between neighbouring ground states at T = 0, eV per atom exchanged.
 

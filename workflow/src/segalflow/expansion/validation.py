@@ -10,7 +10,7 @@ import pandas as pd
 from ase import Atoms
 
 from segalflow.errors import ExpansionError, suggest
-from segalflow.expansion.ground_states import above_hull, lower_hull
+from segalflow.expansion.ground_states import lower_surface
 from segalflow.expansion.hamiltonian import Cluster
 from segalflow.expansion.regression import Method, choose_penalty, fold_indices
 from segalflow.lattice import ParentLattice, map_to_supercell
@@ -66,8 +66,7 @@ def hull_order_violations(x: np.ndarray, energies: np.ndarray, predicted: np.nda
 
     Zero means that the model has the ground states of the data, whatever its energies. `tolerance` in eV/atom.
     """
-    hull = lower_hull(x, energies)
-    below = above_hull(x, predicted, hull) < -tolerance
+    below = predicted - lower_surface(x, energies)[1] < -tolerance
     return int(below.sum())
 
 
@@ -77,15 +76,15 @@ def error_metrics(
     """Return errors of a fit, eV/atom, overall and near the data's hull, and its mistakes on the hull.
 
     Args:
-        x: compositions.
+        x: compositions, shape (n,) or for more than two species (n, k) (`lower_surface`).
         energies: energies of the data.
         predicted: energies of the fit.
         out_of_fold: each energy predicted by a fit that has not seen it.
         mixed: which rows are not pure elements: these are left out of cross-validation errors, since the others cannot
             predict them and no one asks them to.
     """
-    data_hull, model_hull = lower_hull(x, energies), lower_hull(x, predicted)
-    near = above_hull(x, energies, data_hull) < NEAR_HULL
+    (data_hull, height), (model_hull, _) = lower_surface(x, energies), lower_surface(x, predicted)
+    near = energies - height < NEAR_HULL
     error, cv_error = predicted - energies, out_of_fold - energies
     return {
         "rmse": rms(error),

@@ -12,6 +12,17 @@ from segalflow.phases.leading import CONVEXITY
 from segalflow.reporting.page import METHOD_NAMES, Section, Table, formatted, text_or_empty
 
 
+def no_boundaries(species: Sequence[str]) -> Section:
+    """Return the section that stands in for boundaries where nothing looks for them."""
+    section = Section("Phase boundaries")
+    section.sentences.append(
+        f"Phase boundaries, invariants and CALPHAD files are made between two species; this study has {len(species)} "
+        f"({', '.join(species)}), so none are looked for: its results are the ensemble tables over all chemical "
+        "potentials."
+    )
+    return section
+
+
 def describe_boundaries(boundaries: pd.DataFrame, notes: Mapping[str, Sequence[str]]) -> Section:
     """Return the section on phase boundaries: each line's range and top, and what the criteria had to say."""
     section = Section("Phase boundaries")

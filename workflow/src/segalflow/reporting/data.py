@@ -50,8 +50,10 @@ def _undecided(hull: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
     """Sentences on ground states that the expansion's own errors cannot tell from the next structure at their x."""
     sentences = []
     model = hull[(hull["source"] == "model") & (hull["x"] > 0) & (hull["x"] < 1)]
+    fractions = [name for name in predictions if name == "x" or name.startswith("x_")]
     for _, state in model.iterrows():
-        rivals = predictions[np.isclose(predictions["x"], state["x"])].sort_values("e_model")
+        same = np.isclose(predictions[fractions], state[fractions].to_numpy(float)).all(axis=1)
+        rivals = predictions[same].sort_values("e_model")
         if len(rivals) < 2:
             continue
         first, second = rivals.iloc[0], rivals.iloc[1]

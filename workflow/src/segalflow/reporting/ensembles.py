@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from segalflow.ensemble import lower_ness
+from segalflow.ensemble import grid_dimensions, lower_ness
 from segalflow.reporting.page import METHOD_NAMES, Section, Table, formatted
 
 
@@ -61,7 +61,7 @@ def describe_ensembles(tables: Sequence[xr.Dataset]) -> Section:
         rows.append(
             [
                 f"{table.attrs['cell']}: {METHOD_NAMES.get(table.attrs['method'], table.attrs['method'])}",
-                f"{table.sizes['temperature']} × {table.sizes['delta_mu']}",
+                " × ".join(str(table.sizes[name]) for name in grid_dimensions(table)),
                 f"{100 * reliable:.1f} %",
                 "–" if ness is None else " / ".join(f"{v:.3f}" for v in np.percentile(ness, [0, 5, 50])),
                 f"{float(table['energy_evaluations'].sum()):.2e}",

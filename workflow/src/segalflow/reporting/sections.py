@@ -17,6 +17,7 @@ from segalflow.reporting.boundaries import (
     describe_invariants,
     describe_sizes,
     describe_solutions,
+    no_boundaries,
 )
 from segalflow.reporting.convergence import describe_convergence
 from segalflow.reporting.data import (
@@ -60,15 +61,17 @@ def _data_sections(
     return sections + [describe_model(Path(path).parent.name, read_json(path)) for path in files["models"]]
 
 
-def _boundary_sections(files: Mapping[str, Any]) -> list[Section]:
+def _boundary_sections(files: Mapping[str, Any], species: Sequence[str]) -> list[Section]:
+    if not files["phases"]:
+        return [no_boundaries(species)]
+    found = dict(zip(("boundaries", "invariants", "consistency"), files["phases"], strict=True))
     notes = [read_json(path) for path in files["notes"]]
-    invariants = read_json(files["invariants_notes"])
-    consistency = read_json(files["consistency_notes"])
+    invariants, consistency = (read_json(path) for path in files["phases_notes"])
     return [
-        describe_boundaries(read_boundaries(files["boundaries"]), {n["criterion"]: n["notes"] for n in notes}),
-        describe_invariants(read_table(files["invariants"]), invariants["cuts"], invariants["notes"]),
+        describe_boundaries(read_boundaries(found["boundaries"]), {n["criterion"]: n["notes"] for n in notes}),
+        describe_invariants(read_table(found["invariants"]), invariants["cuts"], invariants["notes"]),
         *(describe_sizes(read_table(path)) for path in files["sizes"]),
-        describe_consistency(read_consistency(files["consistency"]), CHECKS, consistency["notes"]),
+        describe_consistency(read_consistency(found["consistency"]), CHECKS, consistency["notes"]),
         *describe_solutions([read_json(path) for path in files["solutions"]]),
     ]
 
@@ -84,7 +87,7 @@ def describe_study(
 
     Args:
         files: paths, or lists of paths, by what they hold: the named inputs of the rule ``write_summary``.
-        species: the two species.
+        species: the species.
         calculations: settings of every calculation by name, in the order of ``files["datasets"]``.
         expansions: names of the Hamiltonians with a hull, in the order of ``files["metrics"]``.
         seed: of the study.
@@ -96,5 +99,5 @@ def describe_study(
         describe_samplers(samplers, seed),
         describe_ensembles([read_ensemble(path) for path in files["tables"]]),
         describe_agreement(read_table(files["summary"])),
-        *_boundary_sections(files),
+        *_boundary_sections(files, species),
     ]

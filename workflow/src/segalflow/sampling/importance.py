@@ -16,7 +16,6 @@ must pass the floor. What stays weak is repaired by chains that the network's dr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,22 +27,10 @@ from segalflow.errors import SamplingError
 from segalflow.progress import bar
 from segalflow.samples import sample_set, thin_samples
 from segalflow.sampling.proposal import MixtureProposal, choose_operations, hotter_temperature
-from segalflow.sampling.repairs import choose_repair, repair_row
-from segalflow.sampling.statistics import unseen_excitation
-from segalflow.sampling.weights import (
-    log_mean_weight,
-    log_shares,
-    normalised_ess,
-    normalised_ess_of_targets,
-    normalised_weights,
-    weighted_mean,
-    weighted_variance,
-)
+from segalflow.sampling.sweep import SweepSettings, lower_of, repaired_row, weighed_row
+from segalflow.sampling.weights import log_mean_weight
 from segalflow.segal.derivatives import network_responses
 from segalflow.segal.sampler import TrainedSampler
-
-AT_ONCE = 50_000_000
-"""Most sites of further draws at a time: what a pass over them needs beside the network is some 20 bytes each."""
 
 
 def sample_importance(
@@ -110,11 +97,11 @@ def sample_importance(
             variable ``extrapolated``), an unknown repair, or budgets that make no sense.
     """
     temperature, delta_mu = np.asarray(temperature, float), np.asarray(delta_mu, float)
-    if samples_per_condition < 2 or not 0 <= defensive_fraction < 1 or max_factor < 1:
-        raise SamplingError(
-            "snis: expected samples_per_condition >= 2, 0 <= defensive_fraction < 1 and max_factor >= 1, found "
-            f"{samples_per_condition}, {defensive_fraction}, {max_factor}"
-        )
+    settings = SweepSettings(
+        samples_per_condition, defensive_fraction, ess_floor, max_factor,
+        np.inf if log_z_error is None else log_z_error * sampler.n_sites, symmetrise_below, repair, repair_below,
+        repair_walkers, repair_rounds, repair_sweeps,
+    )  # fmt: skip
     shape = (len(temperature), len(delta_mu))
     asked = np.ones(shape, dtype=bool) if wanted is None else np.asarray(wanted, dtype=bool)
     if asked.shape != shape or not asked.any():
@@ -127,9 +114,6 @@ def sample_importance(
             sampler.model, temperature, delta_mu, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
         )
     operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
-    mend = None if repair == "none" else choose_repair(repair)
-    wish = _Wish(ess_floor, np.inf if log_z_error is None else log_z_error * sampler.n_sites, max_factor)
-    budget = {"walkers": repair_walkers, "rounds": repair_rounds, "sweeps": repair_sweeps, "ess_floor": ess_floor}
     rows: list[dict[str, np.ndarray]] = []
     drawn_rows: list[dict[int, tuple[np.ndarray, ...]]] = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
@@ -145,27 +129,10 @@ def sample_importance(
             mixture = MixtureProposal(sampler, temperature[t], hotter, defensive_fraction)
             rng = np.random.default_rng(streams[t])
             here = None if pool is None else pool[t][columns]
-            row, drawn = _sweep_row(mixture, mu, rng, samples_per_condition, wish, here)
-            lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
-            weak = np.flatnonzero(lower < symmetrise_below)
-            if len(weak) and len(operations) > 1:
-                again, redrawn = _sweep_row(
-                    replace(mixture, operations=operations), mu[weak], rng, samples_per_condition, wish,
-                    None if here is None else here[weak],
-                )  # fmt: skip
-                for name, values in again.items():
-                    spent_before = row[name][weak] if name.endswith("energy_evaluations") else 0.0
-                    row[name][weak] = values + spent_before
-                drawn = {**drawn, **{int(m): redrawn[k] for k, m in enumerate(weak)}}
+            row, drawn = weighed_row(mixture, mu, rng, settings, here, operations)
             if network_derivatives:
                 row |= network_responses(sampler, temperature[t], mu, network_derivatives, int(rng.integers(2**63)))
-            if mend is not None:
-                lower = np.fmin(row["ness"], row.get("ness_p", 1.0))
-                weak = np.flatnonzero((lower < repair_below) | (row["reliable"] == 0))
-                row["repaired"] = np.zeros(len(mu))
-                if len(weak):
-                    start = None if here is None else here[weak]
-                    row = repair_row(row, weak, mend(mixture, mu[weak], start, rng, **budget))
+            row = repaired_row(row, mixture, mu, rng, settings, here)
             if collect is not None:
                 thinning = np.random.default_rng([seed, t, keep_samples])
                 mean = {m: float(log_mean_weight(drawn[m][0])[0]) for m in range(len(mu))}
@@ -174,7 +141,7 @@ def sample_importance(
                 )
             row["energy_evaluations"] += spent / asked.sum()
             rows.append(row)
-            ness = np.minimum(row["ness"], row.get("ness_p", 1.0))
+            ness = lower_of(row)
             shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     variables = _full(rows, asked)
@@ -195,9 +162,7 @@ def sample_importance(
         "symmetrise_below": symmetrise_below,
         "symmetries": symmetries,
         "network_derivatives": network_derivatives,
-        "repair": repair,
-        "repair_below": repair_below,
-        **{f"repair_{name}": value for name, value in budget.items() if name != "ess_floor"},
+        **settings.attributes(),
         "fluctuating_energy": "U - dmu N",
         **(attributes or {}),
     }
@@ -243,112 +208,3 @@ def _padded(rows: list[dict[int, tuple[Any, ...]]], asked: np.ndarray) -> dict[s
             for name, values in zip(names, kept, strict=True):
                 content[name][t, m, : len(values)] = values
     return content
-
-
-def _p_side(
-    mixture: MixtureProposal, delta_mu: np.ndarray, pool: np.ndarray, log_z: np.ndarray, n_draws: int
-) -> np.ndarray:
-    """Return the p-side NESS, (n_delta_mu,), of the mixture of `n_draws` draws.
-
-    `pool` holds equilibrium decorations, int8 (n_delta_mu, n_samples, n_sites).
-    """
-    n_mu, n, n_sites = pool.shape
-    spins, mu = pool.reshape(-1, n_sites), np.repeat(delta_mu, n)
-    log_w = mixture.log_weights(spins, mu, mixture.sampler.model.energy((spins > 0).astype(np.int8)), n_draws, {})
-    return normalised_ess_of_targets(log_w.reshape(n_mu, n), log_z)
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """How good an estimate is to be: effective samples, standard error of log Z, and the most instalments for it."""
-
-    ess_floor: float
-    log_z_error: float
-    max_factor: int
-
-    def unmet(self, estimates: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the numbers of the conditions that need more draws."""
-        few = estimates["ness"] * estimates["n_samples"] < self.ess_floor
-        return np.flatnonzero(few | (estimates["log_z_stderr"] > self.log_z_error))
-
-
-def _sweep_row(
-    mixture: MixtureProposal,
-    delta_mu: np.ndarray,
-    rng: np.random.Generator,
-    n: int,
-    wish: _Wish,
-    pool: np.ndarray | None,
-) -> tuple[dict[str, np.ndarray], dict[int, tuple[np.ndarray, ...]]]:
-    """All estimates at one temperature, and the draws by condition (`MixtureProposal.draw`).
-
-    Conditions that do not meet the `wish` get more draws.
-
-    `pool` holds equilibrium decorations for the p side, int8 (n_delta_mu, n_samples, n_sites).
-    """
-    sampler, own = mixture.sampler, mixture.own
-    first = mixture.draw(delta_mu, n, rng)
-    estimates = _estimate(sampler, own, delta_mu, *first[:3])
-    drawn = {m: tuple(part[m] for part in first) for m in range(len(delta_mu))}
-    factor = 1
-    while factor < wish.max_factor:
-        weak = wish.unmet(estimates)
-        if not len(weak):
-            break
-        fits = max(1, AT_ONCE // (len(weak) * n * sampler.n_sites))
-        instalments = min(factor, wish.max_factor - factor, fits)
-        factor += instalments
-        more = mixture.draw(delta_mu[weak], instalments * n, rng)
-        for row, m in enumerate(weak):
-            # Equal mixtures in every instalment: the pooled draws follow the same mixture density.
-            drawn[m] = tuple(np.concatenate([old, new[row]]) for old, new in zip(drawn[m], more, strict=True))
-            again = _estimate(sampler, own, delta_mu[m : m + 1], *(a[None] for a in drawn[m][:3]))
-            for name, values in again.items():
-                estimates[name][m] = values[0]
-    estimates["reliable"] = (estimates["ness"] * estimates["n_samples"] >= wish.ess_floor).astype(float)
-    if pool is not None:
-        estimates["ness_p"] = _p_side(mixture, delta_mu, pool, estimates["log_z"], n)
-        estimates["reliable"] *= estimates["ness_p"] * estimates["n_samples"] >= wish.ess_floor
-        for name in ("energy_evaluations", "full_energy_evaluations"):
-            estimates[name] += pool.shape[1]
-    return estimates, drawn
-
-
-def _estimate(
-    sampler: TrainedSampler, own: float, delta_mu: np.ndarray, log_w: np.ndarray, n_plus: np.ndarray, energy: np.ndarray
-) -> dict[str, np.ndarray]:
-    n_sites, kt = sampler.n_sites, sampler.model.boltzmann * own
-    weights = normalised_weights(log_w)
-    log_z, log_z_error = log_mean_weight(log_w)
-    x, x_error = weighted_mean(weights, n_plus / n_sites)
-    u, u_error = weighted_mean(weights, energy / n_sites)
-    grand, grand_error = weighted_variance(weights, energy - delta_mu[:, None] * n_plus)
-    spread, spread_error = weighted_variance(weights, n_plus.astype(float))
-    share, share_error = log_shares(weights, n_plus, n_sites + 1)
-    n = np.full(len(delta_mu), float(log_w.shape[1]))
-    ness = normalised_ess(log_w)
-    rest = unseen_excitation(ness * n, n_sites, kt)
-    log_z_error, x_error, u_error = (
-        np.hypot(error, rest[name])
-        for name, error in (("log_z", log_z_error), ("composition", x_error), ("energy", u_error))
-    )
-    return {
-        "log_z": log_z,
-        "log_z_stderr": log_z_error,
-        "grand_potential": -kt * log_z / n_sites,
-        "grand_potential_stderr": kt * log_z_error / n_sites,
-        "composition": np.stack([1 - x, x], axis=-1),
-        "composition_stderr": np.stack([x_error, x_error], axis=-1),
-        "energy": u,
-        "energy_stderr": u_error,
-        "heat_capacity": grand / kt**2 / n_sites,
-        "heat_capacity_stderr": np.hypot(grand_error / kt**2 / n_sites, rest["heat_capacity"]),
-        "susceptibility": spread / kt / n_sites,
-        "susceptibility_stderr": np.hypot(spread_error / kt / n_sites, rest["susceptibility"]),
-        "composition_log_weight": share,
-        "composition_log_weight_stderr": share_error,
-        "ness": ness,
-        "n_samples": n,
-        "energy_evaluations": n.copy(),
-        "full_energy_evaluations": n.copy(),
-    }

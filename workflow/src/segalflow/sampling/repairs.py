@@ -14,14 +14,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from segalflow.energy.batch_chains import make_chains
 from segalflow.errors import SamplingError, suggest
-from segalflow.samples import unpack_spins
+from segalflow.sampling.estimators import Estimates, WeightedGroups, widen
 from segalflow.sampling.proposal import MixtureProposal
 from segalflow.sampling.statistics import unseen_excitation
 from segalflow.sampling.weights import normalised_ess
-
-Estimates = dict[str, np.ndarray]
 
 DISCARDED = 0.2
 """Share of the rounds that a chain forgets its start in."""
@@ -70,11 +67,12 @@ def independence_metropolis(
 
     A round is `sweeps` sweeps and one proposal from the mixture, accepted with ``min(1, w_new/w_old)``. Errors are
     those of the mean over walkers; reliable means that the walkers agree: as many independent samples as the ESS floor
-    and four for each walker, which walkers stuck in one of two phases never have (Gelman & Rubin 1992).
+    and four for each walker, which walkers stuck in one of two phases never have (Gelman & Rubin 1992), and as many
+    accepted proposals a walker as the mixture's `renewals` asks for.
 
     Args:
         mixture: the proposal at one temperature.
-        delta_mu: conditions, eV (or J), shape (n_mu,).
+        delta_mu: conditions, eV (or J), shape (n_mu,); of several exchanges (n_mu, n_exchanges).
         pool: equilibrium decorations to start from, int8 (n_mu, n, n_sites), or None: start from draws.
         rng: source of all random numbers.
         walkers: chains of each condition.
@@ -82,37 +80,41 @@ def independence_metropolis(
         sweeps: sweeps in a round.
         ess_floor: independent samples needed to be reliable.
     """
-    model, n_mu = mixture.sampler.model, len(delta_mu)
-    mu = np.repeat(delta_mu, walkers)
-    chains = make_chains(model, np.full(len(mu), mixture.own), mu, int(rng.integers(2**63)))
+    n_sites, n_mu = mixture.model.n_sites, len(delta_mu)
+    mu = np.repeat(delta_mu, walkers, axis=0)
+    chains = mixture.start_chains(np.full(len(mu), mixture.own), mu, int(rng.integers(2**63)))
     if pool is None:
-        start = unpack_spins(mixture.draw(delta_mu, walkers, rng)[3], model.n_sites)
+        start = mixture.unpack(mixture.draw(delta_mu, walkers, rng)[3])
     else:
         start = pool[:, np.arange(walkers) % pool.shape[1]]
-    chains.set_spins(start.reshape(-1, model.n_sites))
+    mixture.hand_to(chains, start.reshape(-1, n_sites))
     shape = (n_mu, walkers)
     seen: list[tuple[np.ndarray, ...]] = []
+    accepted = np.zeros(n_mu)
     first = int(DISCARDED * rounds)
     for number in range(rounds):
         chains.sweep(sweeps)
-        spins, energy, n_plus = chains.spins, chains.energies(), chains.n_plus()
-        old = mixture.log_weights(spins, mu, energy, walkers, {})
+        held, energy, exchanges = mixture.held_by(chains), chains.energies(), chains.n_plus()
+        old = mixture.log_weights(held, mu, energy, walkers, {})
         drawn = mixture.draw(delta_mu, walkers, rng)
         # Strata of the mixture in random order: what one chain is offered follows the whole mixture.
         order = np.argsort(rng.random(shape), axis=1)
-        new, new_plus, new_energy = (np.take_along_axis(a, order, axis=1).ravel() for a in drawn[:3])
-        packed = np.take_along_axis(drawn[3], order[..., None], axis=1).reshape(len(mu), -1)
+        offered = (_along(a, order) for a in drawn)
+        new, new_exchanges, new_energy, packed = (a.reshape(len(mu), *a.shape[2:]) for a in offered)
         taken = np.log(1.0 - rng.random(len(mu))) < new - old
-        chains.set_spins(np.where(taken[:, None], unpack_spins(packed, model.n_sites), spins))
+        mixture.hand_to(chains, np.where(taken[:, None], mixture.unpack(packed), held))
         if number >= first:
-            state = (np.where(taken, b, a) for a, b in ((old, new), (n_plus, new_plus), (energy, new_energy)))
-            seen.append(tuple(a.reshape(shape) for a in (*state, new)))
-    log_w_p, n_plus, energy, log_w_q = (np.stack(a, axis=-1) for a in zip(*seen, strict=True))
-    estimates, independent = _chain_estimates(mixture, delta_mu, n_plus, energy)
+            accepted += taken.reshape(shape).mean(axis=1)
+            pairs = ((old, new), (exchanges, new_exchanges), (energy, new_energy))
+            state = (np.where(taken.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs)
+            seen.append(tuple(a.reshape(*shape, *a.shape[1:]) for a in (*state, new)))
+    log_w_p, exchanges, energy, log_w_q = (np.stack(a, axis=2) for a in zip(*seen, strict=True))
+    estimates, independent = _chain_estimates(mixture, delta_mu, exchanges, energy)
     share = independent / (independent + walkers * log_w_q.shape[-1])
     estimates |= _bridged(mixture, log_w_q, log_w_p, share)
     _widen(estimates, independent, mixture)
-    estimates["reliable"] = (independent >= max(ess_floor, 4.0 * walkers)).astype(float)
+    agree = independent >= max(ess_floor, 4.0 * walkers)
+    estimates["reliable"] = (agree & (accepted >= mixture.renewals)).astype(float)
     spent = chains.energy_evaluations / n_mu + walkers * rounds
     return estimates | _costs(n_mu, spent, 2.0 * walkers * rounds)
 
@@ -137,7 +139,7 @@ def annealed_importance(
 
     Args:
         mixture: the proposal at one temperature.
-        delta_mu: conditions, eV (or J), shape (n_mu,).
+        delta_mu: conditions, eV (or J), shape (n_mu,); of several exchanges (n_mu, n_exchanges).
         pool: not used; annealing knows nothing of other chains.
         rng: source of all random numbers.
         walkers: groups of `PARTICLES` particles of each condition.
@@ -145,39 +147,40 @@ def annealed_importance(
         sweeps: sweeps after each.
         ess_floor: independent draws needed to be reliable.
     """
-    model, n_mu, n = mixture.sampler.model, len(delta_mu), walkers * PARTICLES
+    n_mu, n = len(delta_mu), walkers * PARTICLES
     hottest = float(mixture.sampler.grid[0][-1])
     start = max(mixture.own, min(hottest, mixture.own + STEPS_UP * (mixture.hotter - mixture.own)))
     above = replace(mixture, own=start, hotter=start + (mixture.hotter - mixture.own))
-    log_w, n_plus, energy, packed = above.draw(delta_mu, n, rng)
+    log_w, _, _, packed = above.draw(delta_mu, n, rng)
     # Every group gets its part of both strata of the mixture.
     order = np.argsort(rng.random((n_mu, n)), axis=1)
-    log_w = np.take_along_axis(log_w, order, axis=1).reshape(n_mu, walkers, PARTICLES)
-    spins = unpack_spins(np.take_along_axis(packed, order[..., None], axis=1), model.n_sites)
-    mu = np.repeat(delta_mu, n)
+    log_w = _along(log_w, order).reshape(n_mu, walkers, PARTICLES)
+    held = mixture.unpack(_along(packed, order))
+    mu = np.repeat(delta_mu, n, axis=0)
     temperature = 1.0 / np.linspace(1.0 / start, 1.0 / mixture.own, rounds + 1)
-    chains = make_chains(model, np.full(len(mu), start), mu, int(rng.integers(2**63)))
-    chains.set_spins(spins.reshape(-1, model.n_sites))
+    chains = mixture.start_chains(np.full(len(mu), start), mu, int(rng.integers(2**63)))
+    mixture.hand_to(chains, held.reshape(-1, mixture.model.n_sites))
     log_z = np.zeros((n_mu, walkers))
     for hot, cold in pairwise(temperature):
-        grand = (chains.energies() - mu * chains.n_plus()).reshape(log_w.shape)
-        log_w = log_w - grand * (1.0 / cold - 1.0 / hot) / model.boltzmann
+        grand = (chains.energies() - mixture.pull(mu, chains.n_plus())).reshape(log_w.shape)
+        log_w = log_w - grand * (1.0 / cold - 1.0 / hot) / mixture.model.boltzmann
         uneven = normalised_ess(log_w) < 0.5
         if uneven.any():
             source = np.arange(len(mu)).reshape(log_w.shape)
             mean = logsumexp(log_w[uneven], axis=-1) - np.log(PARTICLES)
             source[uneven] = np.take_along_axis(source[uneven], _resample(log_w[uneven], rng), axis=1)
-            chains.set_spins(chains.spins[source.ravel()])
+            mixture.hand_to(chains, mixture.held_by(chains)[source.ravel()])
             log_z[uneven] += mean
             log_w[uneven] = 0.0
         chains.set_conditions(np.full(len(mu), cold), mu)
         chains.sweep(sweeps)
-    energy, n_plus = chains.energies().reshape(log_w.shape), chains.n_plus().reshape(log_w.shape)
+    energy, exchanges = chains.energies().reshape(log_w.shape), chains.n_plus()
+    exchanges = exchanges.reshape(*log_w.shape, *exchanges.shape[1:])
     log_z += logsumexp(log_w, axis=-1) - np.log(PARTICLES)
     # A group counts by its Z; within it particles count by their weights.
     group = np.exp(log_z - logsumexp(log_z, axis=-1, keepdims=True))
     particle = np.exp(log_w - logsumexp(log_w, axis=-1, keepdims=True))
-    estimates = _weighted_estimates(mixture, delta_mu, group, particle, n_plus, energy)
+    estimates = mixture.estimates(WeightedGroups(group, particle), delta_mu[:, None, None], exchanges, energy)
     error = np.sqrt(np.sum((group - 1.0 / walkers) ** 2, axis=-1))
     estimates |= _log_z_estimates(mixture, logsumexp(log_z, axis=-1) - np.log(walkers), error)
     independent = 1.0 / (error**2 + 1.0 / n)
@@ -215,16 +218,15 @@ def _resample(log_w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _chain_estimates(
-    mixture: MixtureProposal, delta_mu: np.ndarray, n_plus: np.ndarray, energy: np.ndarray
+    mixture: MixtureProposal, delta_mu: np.ndarray, exchanges: np.ndarray, energy: np.ndarray
 ) -> tuple[Estimates, np.ndarray]:
     """Estimates from equally long chains, arrays (n_mu, walkers, rounds), and the number of independent samples."""
     n_mu, walkers, rounds = energy.shape
-    group = np.full((n_mu, walkers), 1.0 / walkers)
-    particle = np.full(energy.shape, 1.0 / rounds)
-    estimates = _weighted_estimates(mixture, delta_mu, group, particle, n_plus, energy)
-    grand = energy - delta_mu[:, None, None] * n_plus
+    statistics = WeightedGroups(np.full((n_mu, walkers), 1.0 / walkers), np.full(energy.shape, 1.0 / rounds))
+    mu = delta_mu[:, None, None]
+    estimates = mixture.estimates(statistics, mu, exchanges, energy)
     independent = np.full(n_mu, float(walkers * rounds))
-    for values in (grand, n_plus):
+    for values in (energy - mixture.pull(mu, exchanges), *mixture.series_of(exchanges)):
         total, between = values.var(axis=(1, 2)), values.mean(axis=2).var(axis=1, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = np.where(between > 0, walkers * total / between, independent)
@@ -232,64 +234,9 @@ def _chain_estimates(
     return estimates, independent
 
 
-def _weighted_estimates(
-    mixture: MixtureProposal,
-    delta_mu: np.ndarray,
-    group: np.ndarray,
-    particle: np.ndarray,
-    n_plus: np.ndarray,
-    energy: np.ndarray,
-) -> Estimates:
-    """Estimates from independent groups.
-
-    `group` holds the groups' normalised weights, (n_mu, groups), `particle` the weights within them, of sum 1,
-    (n_mu, groups, n). Errors come from the spread of the groups (delta method for a ratio of means).
-    """
-    n_sites, kt = mixture.sampler.n_sites, mixture.sampler.model.boltzmann * mixture.own
-    n_groups = group.shape[1]
-    factor = np.sqrt(n_groups / (n_groups - 1))
-
-    def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        by_group = np.sum(particle * values, axis=-1)
-        value = np.sum(group * by_group, axis=-1)
-        return value, factor * np.sqrt(np.sum((group * (by_group - value[:, None])) ** 2, axis=-1))
-
-    def variance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        centre, error = mean(values)
-        square, square_error = mean((values - centre[:, None, None]) ** 2)
-        return square + error**2, square_error
-
-    x, x_error = mean(n_plus / n_sites)
-    u, u_error = mean(energy / n_sites)
-    grand, grand_error = variance(energy - delta_mu[:, None, None] * n_plus)
-    spread, spread_error = variance(n_plus.astype(float))
-    share, share_error = _shares(group, particle, n_plus, n_sites + 1, factor)
-    return {
-        "composition": np.stack([1 - x, x], axis=-1),
-        "composition_stderr": np.stack([x_error, x_error], axis=-1),
-        "energy": u,
-        "energy_stderr": u_error,
-        "heat_capacity": grand / kt**2 / n_sites,
-        "heat_capacity_stderr": grand_error / kt**2 / n_sites,
-        "susceptibility": spread / kt / n_sites,
-        "susceptibility_stderr": spread_error / kt / n_sites,
-        "composition_log_weight": share,
-        "composition_log_weight_stderr": share_error,
-    }
-
-
-def _shares(
-    group: np.ndarray, particle: np.ndarray, n_plus: np.ndarray, size: int, factor: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithm of the weight of each composition and its error, (n_mu, size); -inf and NaN where none was seen."""
-    n_mu, n_groups = group.shape
-    by_group = np.zeros((n_mu, n_groups, size))
-    m, g, _ = np.indices(n_plus.shape)
-    np.add.at(by_group, (m.ravel(), g.ravel(), n_plus.ravel().astype(int)), particle.ravel())
-    share = np.sum(group[..., None] * by_group, axis=1)
-    error = factor * np.sqrt(np.sum((group[..., None] * (by_group - share[:, None])) ** 2, axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(share), np.where(share > 0, error / share, np.nan)
+def _along(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Values (n_mu, n, ...) in an order of their own for each condition, (n_mu, n)."""
+    return np.take_along_axis(values, order.reshape(*order.shape, *[1] * (values.ndim - 2)), axis=1)
 
 
 def _bridged(mixture: MixtureProposal, log_w_q: np.ndarray, log_w_p: np.ndarray, share: np.ndarray) -> Estimates:
@@ -307,7 +254,7 @@ def _bridged(mixture: MixtureProposal, log_w_q: np.ndarray, log_w_p: np.ndarray,
 
 
 def _log_z_estimates(mixture: MixtureProposal, log_z: np.ndarray, error: np.ndarray) -> Estimates:
-    kt, n_sites = mixture.sampler.model.boltzmann * mixture.own, mixture.sampler.n_sites
+    kt, n_sites = mixture.kt, mixture.model.n_sites
     return {
         "log_z": log_z,
         "log_z_stderr": error,
@@ -318,12 +265,9 @@ def _log_z_estimates(mixture: MixtureProposal, log_z: np.ndarray, error: np.ndar
 
 def _widen(estimates: Estimates, independent: np.ndarray, mixture: MixtureProposal) -> None:
     """Add to the errors what an excitation that was not seen could change: frozen samples show no spread."""
-    kt, n_sites = mixture.sampler.model.boltzmann * mixture.own, mixture.sampler.n_sites
+    kt, n_sites = mixture.kt, mixture.model.n_sites
     rest = unseen_excitation(independent, n_sites, kt)
-    rest["grand_potential"] = kt * rest["log_z"] / n_sites
-    for name, more in rest.items():
-        error = estimates[f"{name}_stderr"]
-        estimates[f"{name}_stderr"] = np.hypot(error, more[:, None] if error.ndim == 2 else more)
+    widen(estimates, rest | {"grand_potential": kt * rest["log_z"] / n_sites})
 
 
 def _costs(n_mu: int, evaluations: float, full: float) -> Estimates:

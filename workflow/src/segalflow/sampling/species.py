@@ -1,7 +1,7 @@
 """Sweeps of any number of species and sublattices over (T, delta_mu_1, delta_mu_2, ...): SNIS, chains and exact sums.
 
 All write the ensemble table with one ``delta_mu`` dimension for every exchange of species. Importance sampling is that
-of `segalflow.sampling.importance`, without its repairs: what stays weak is marked.
+of `segalflow.sampling.importance`, with the same repairs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from segalflow.energy.base import EnergyModel
+from segalflow.energy.kinds import MAX_STATES
 from segalflow.energy.potentials import ExchangePotentials, grid_conditions
 from segalflow.energy.replica_pool import exchange_run
 from segalflow.energy.species_chains import SpeciesChains, as_site_functions, species_pool
@@ -20,19 +21,12 @@ from segalflow.ensemble import ensemble_table
 from segalflow.errors import SamplingError
 from segalflow.lattice import Supercell
 from segalflow.progress import bar
-from segalflow.sampling.proposal import hotter_temperature
+from segalflow.sampling.proposal import choose_operations, hotter_temperature
+from segalflow.sampling.species_proposal import SpeciesProposal
 from segalflow.sampling.statistics import autocorrelation_time, unseen_excitation
-from segalflow.sampling.weights import (
-    log_mean_weight,
-    normalised_ess,
-    normalised_ess_of_targets,
-    normalised_weights,
-    weighted_mean,
-    weighted_variance,
-)
+from segalflow.sampling.sweep import SweepSettings, lower_of, repaired_row, weighed_row
 from segalflow.segal.species_sampler import SpeciesSampler
 
-MAX_STATES = 5_000_000
 _BATCH = 16384
 
 Axes = tuple[np.ndarray, ...]
@@ -60,71 +54,6 @@ def _table(
     )  # fmt: skip
 
 
-def _estimates(
-    log_w: np.ndarray,
-    counts: np.ndarray,
-    composition: np.ndarray,
-    energy: np.ndarray,
-    delta_mu: np.ndarray,
-    kt: np.ndarray,
-    n_sites: int,
-) -> dict[str, np.ndarray]:
-    """All estimates with errors from weighted samples.
-
-    `log_w` and `energy` have shape (n_conditions, n), `counts` and `composition` a last axis more, `delta_mu` shape
-    (n_conditions, n_exchanges), `kt` (n_conditions,).
-    """
-    weights = normalised_weights(log_w)
-    log_z, log_z_error = log_mean_weight(log_w)
-    x, x_error = weighted_mean(weights[:, None], np.moveaxis(composition, 2, 1))
-    u, u_error = weighted_mean(weights, energy / n_sites)
-    grand = energy - (counts * delta_mu[:, None]).sum(axis=2)
-    spread, spread_error = weighted_variance(weights, grand)
-    centred = counts - np.einsum("cn,cnk->ck", weights, counts)[:, None]
-    products = np.moveaxis(centred[..., :, None] * centred[..., None, :], 1, 3)
-    covariance, _ = weighted_mean(weights[:, None, None], products)
-    # The largest contribution counts twice, as in `weighted_variance`.
-    contribution = (weights[:, None, None] * (products - covariance[..., None])) ** 2
-    covariance_error = np.sqrt(contribution.sum(axis=3) + contribution.max(axis=3))
-    unbiased = 1.0 / np.maximum(1.0 - np.sum(weights**2, axis=1), 1e-300)[:, None, None]
-    scale = 1.0 / (kt * n_sites)[:, None, None]
-    ness = normalised_ess(log_w)
-    rest = unseen_excitation(ness * log_w.shape[1], n_sites, kt)
-    heat = 1.0 / (kt**2 * n_sites)
-    log_z_error = np.hypot(log_z_error, rest["log_z"])
-    return {
-        "log_z": log_z,
-        "log_z_stderr": log_z_error,
-        "grand_potential": -kt * log_z / n_sites,
-        "grand_potential_stderr": kt * log_z_error / n_sites,
-        "composition": x,
-        "composition_stderr": np.hypot(x_error, rest["composition"][:, None]),
-        "energy": u,
-        "energy_stderr": np.hypot(u_error, rest["energy"]),
-        "heat_capacity": spread * heat,
-        "heat_capacity_stderr": np.hypot(spread_error * heat, rest["heat_capacity"]),
-        "susceptibility": covariance * unbiased * scale,
-        "susceptibility_stderr": np.hypot(
-            covariance_error * unbiased * scale, rest["susceptibility"][:, None, None]
-        ),
-        "ness": ness,
-    }  # fmt: skip
-
-
-def _log_weights(
-    sampler: SpeciesSampler, components: Mapping[float, float], at: tuple[float, np.ndarray], drawn: np.ndarray,
-    energy: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """Return ``log(p/q)`` of decorations at (temperature, delta_mu (batch, k)) under the mixture of `components`."""
-    own, mu = at
-    terms = [
-        np.log(share) + sampler.log_prob(drawn, np.full(len(mu), source), mu, extrapolate=source != own)
-        for source, share in components.items()
-    ]
-    reduced = sampler.reduced_energy(drawn, energy, np.full(len(mu), own), mu)
-    return -reduced - np.logaddexp.reduce(terms, axis=0)
-
-
 def sample_species_importance(
     sampler: SpeciesSampler,
     temperature: np.ndarray,
@@ -134,8 +63,17 @@ def sample_species_importance(
     samples_per_condition: int = 1000,
     defensive_fraction: float = 0.1,
     ess_floor: float = 100.0,
+    max_factor: int = 8,
+    log_z_error: float | None = None,
     pool_sweeps: int = 1000,
     pool_samples: int = 64,
+    symmetrise_below: float = 0.5,
+    symmetries: int = 8,
+    repair: str = "independence_metropolis",
+    repair_below: float = 0.2,
+    repair_walkers: int = 32,
+    repair_rounds: int = 200,
+    repair_sweeps: int = 2,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the ensemble table (method ``snis``) of importance sampling with a categorical network.
@@ -145,73 +83,52 @@ def sample_species_importance(
         temperature: increasing, K (or J/k_B).
         axes: increasing delta_mu of every exchange (`ExchangePotentials.pairs`), eV (or J).
         seed: seed of all draws.
-        samples_per_condition: draws at each condition.
-        defensive_fraction: share of them drawn at the next higher temperature.
-        ess_floor: effective samples, of the q side and of the p side, below which a condition is marked unreliable.
-        pool_sweeps: sweeps of each part of the replica-exchange pool of the p side; 0, or a model of total energies
-            alone, leaves the p side out.
-        pool_samples: decorations of each condition from it.
+        samples_per_condition, defensive_fraction, ess_floor, max_factor, log_z_error, pool_sweeps, pool_samples,
+            symmetrise_below, symmetries, repair, repair_below, repair_walkers, repair_rounds, repair_sweeps: as for
+            `segalflow.sampling.importance.sample_importance`.
         attributes: extra attributes of the table.
 
     Raises:
-        SamplingError: for a condition outside the trained domain (unless `sampler.extrapolate`), or budgets that make
-            no sense.
+        SamplingError: for a condition outside the trained domain (unless `sampler.extrapolate`), an unknown repair, or
+            budgets that make no sense.
     """
-    if samples_per_condition < 2 or not 0 <= defensive_fraction < 1:
-        raise SamplingError(
-            "snis: expected samples_per_condition >= 2 and 0 <= defensive_fraction < 1, found "
-            f"{samples_per_condition}, {defensive_fraction}"
-        )
+    settings = SweepSettings(
+        samples_per_condition, defensive_fraction, ess_floor, max_factor,
+        np.inf if log_z_error is None else log_z_error * sampler.n_sites, symmetrise_below, repair, repair_below,
+        repair_walkers, repair_rounds, repair_sweeps,
+    )  # fmt: skip
     temperature, axes = np.asarray(temperature, float), tuple(np.asarray(axis, float) for axis in axes)
-    model, potentials, n = sampler.model, sampler.potentials, samples_per_condition
+    model, potentials = sampler.model, sampler.potentials
     _, mu = grid_conditions(temperature[:1], axes)
-    rng, pool, spent = np.random.default_rng(seed), None, 0
-    functions = as_site_functions(model)
-    if pool_sweeps and functions is not None:
+    streams = np.random.SeedSequence(seed).spawn(len(temperature) + 1)
+    pool, spent = None, 0
+    if pool_sweeps:
+        pool_seed = int(streams.pop().generate_state(1, np.uint64)[0])
         pool, spent = species_pool(
-            functions, potentials, temperature, axes, seed=int(rng.integers(2**63)), sweeps=pool_sweeps,
-            n_samples=pool_samples,
-        )  # fmt: skip
-        pool = pool.reshape(len(temperature), len(mu) * pool.shape[1], model.n_sites)
+            model, potentials, temperature, axes, seed=pool_seed, sweeps=pool_sweeps, n_samples=pool_samples
+        )
+        pool = pool.reshape(len(temperature), len(mu), -1, model.n_sites)
+    operations = choose_operations(sampler, symmetries, np.random.default_rng([seed, symmetries]))
     rows = []
     with bar(len(temperature), "SNIS", "temperature") as shown:
         for t, own in enumerate(temperature):
-            hot = hotter_temperature(temperature, t, sampler.n_sites)
-            n_hot = round(defensive_fraction * n) if hot > own else 0
-            components = {float(own): 1 - n_hot / n} | ({hot: n_hot / n} if n_hot else {})
-            parts = []
-            for source, number in ((float(own), n - n_hot), (hot, n_hot)):
-                if number:
-                    many = np.repeat(mu, number, axis=0)
-                    drawn, _, energy = sampler.sample(
-                        np.full(len(many), source), many, int(rng.integers(2**63)), extrapolate=source != own
-                    )
-                    log_w = _log_weights(sampler, components, (float(own), many), drawn, energy)
-                    found = (log_w, potentials.counts(drawn), potentials.composition(drawn), energy)
-                    parts.append([a.reshape(len(mu), number, *a.shape[1:]) for a in found])
-            kt = np.full(len(mu), model.boltzmann * own)
-            joined = (np.concatenate(pieces, axis=1) for pieces in zip(*parts, strict=True))
-            row = _estimates(*joined, mu, kt, model.n_sites)
-            effective = row["ness"]
-            if pool is not None:
-                many = np.repeat(mu, pool.shape[1] // len(mu), axis=0)
-                log_w = _log_weights(sampler, components, (float(own), many), pool[t], model.energy(pool[t]))
-                row["ness_p"] = normalised_ess_of_targets(log_w.reshape(len(mu), -1), row["log_z"])
-                effective = np.minimum(effective, row["ness_p"])
-            row["reliable"] = (effective * n >= ess_floor).astype(float)
+            rng, here = np.random.default_rng(streams[t]), None if pool is None else pool[t]
+            hotter = hotter_temperature(temperature, t, sampler.n_sites)
+            mixture = SpeciesProposal(sampler, float(own), hotter, defensive_fraction)
+            row, _ = weighed_row(mixture, mu, rng, settings, here, operations)
+            row = repaired_row(row, mixture, mu, rng, settings, here)
+            row["energy_evaluations"] += spent / (len(temperature) * len(mu))
             rows.append(row)
-            shown.set_postfix(NESS=f"{np.median(effective):.3f}", lowest=f"{effective.min():.3f}", refresh=False)
+            ness = lower_of(row)
+            shown.set_postfix(NESS=f"{np.median(ness):.3f}", lowest=f"{ness.min():.3f}", refresh=False)
             shown.update(1)
     values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    values["n_samples"] = np.full(len(values["ness"]), float(n))
-    checked = 0 if pool is None else pool.shape[1] / len(mu)
-    values["full_energy_evaluations"] = values["n_samples"] + checked
-    values["energy_evaluations"] = values["full_energy_evaluations"] + spent / len(values["ness"])
     if sampler.extrapolate:
         values["extrapolated"] = (~sampler.domain.contains(*grid_conditions(temperature, axes))).astype(float)
     described = {
-        "seed": seed, "samples_per_condition": n, "defensive_fraction": defensive_fraction, "ess_floor": ess_floor,
-        "pool_sweeps": pool_sweeps, "pool_samples": pool_samples, **(attributes or {}),
+        "seed": seed, "samples_per_condition": samples_per_condition, "defensive_fraction": defensive_fraction,
+        "ess_floor": ess_floor, "log_z_error": log_z_error, "pool_sweeps": pool_sweeps, "pool_samples": pool_samples,
+        "symmetrise_below": symmetrise_below, "symmetries": symmetries, **settings.attributes(), **(attributes or {}),
     }  # fmt: skip
     return _table("snis", model, potentials, temperature, axes, values, described)
 

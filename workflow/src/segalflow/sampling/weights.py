@@ -64,6 +64,17 @@ def weighted_variance(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarr
     return raw * factor, stderr * factor
 
 
+def weighted_covariance(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted covariance over the last axis and its standard error, as `weighted_variance` does."""
+    off = [v - np.sum(weights * v, axis=-1, keepdims=True) for v in (first, second)]
+    product = off[0] * off[1]
+    raw = np.sum(weights * product, axis=-1)
+    factor = 1.0 / np.maximum(1.0 - np.sum(weights**2, axis=-1), 1e-300)
+    contribution = (weights * (product - raw[..., None])) ** 2
+    stderr = np.sqrt(np.sum(contribution, axis=-1) + np.max(contribution, axis=-1))
+    return raw * factor, stderr * factor
+
+
 def log_shares(weights: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithm of the weight held by each label and its standard error, shape (..., n_labels).
 
