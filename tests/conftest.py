@@ -13,6 +13,10 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files whose tests use one finished tiny study.
+TINY_STUDY = ("tests/workflow/test_invalidation.py", "tests/workflow/test_workflow.py")
+
+
 class ByFile(LoadScopeScheduling):
     """A file's tests on one worker, for its fixtures' sake, and all tests of the finished tiny study on one.
 
@@ -20,7 +24,8 @@ class ByFile(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "workflow" if nodeid.startswith("tests/workflow/") else nodeid.split("::")[0]
+        file = nodeid.split("::")[0]
+        return "tiny study" if file in TINY_STUDY else file
 
 
 def pytest_xdist_make_scheduler(config, log) -> ByFile:

@@ -17,7 +17,7 @@ from segalflow.errors import ArtefactError, BoundaryError, SegalflowError, Setti
 from segalflow.expansion.correlations import correlation_matrix
 from segalflow.expansion.figures import enumerate_clusters
 from segalflow.expansion.fit import fit_expansion
-from segalflow.expansion.ground_states import above_hull, lower_hull, lower_surface
+from segalflow.expansion.ground_states import above_hull, lower_hull, lower_surface, tie_energies
 from segalflow.expansion.hamiltonian import Cluster, ClusterExpansion
 from segalflow.lattice import ParentLattice, Supercell, parent_lattice
 from segalflow.plotting.species import (
@@ -164,6 +164,14 @@ def test_the_hull_is_the_energy_of_the_best_mixture(k) -> None:
     assert set(range(k + 1)) <= set(corners.tolist())
     # What is no corner changes nothing.
     assert np.allclose(lower_surface(x[corners], energy[corners])[1], energy[corners], atol=1e-9)
+    # Along the same tie lines: the hull's own height, and other energies of its corners, linear between them.
+    assert np.allclose(tie_energies(x, energy, energy), height, atol=1e-9)
+    other = rng.normal(0.0, 0.02, len(x))
+    tied = tie_energies(x, energy, other)
+    assert np.allclose(tied[corners], other[corners], atol=1e-9)
+    assert np.allclose(tie_energies(x, energy, x @ np.arange(1.0, k + 1)), x @ np.arange(1.0, k + 1), atol=1e-9)
+    assert tied.min() >= other[corners].min() - 1e-9
+    assert tied.max() <= other[corners].max() + 1e-9
     flat, level = lower_surface(x, np.zeros(len(x)))
     assert set(flat.tolist()) == set(range(k + 1))
     assert np.allclose(level, 0.0, atol=1e-12)

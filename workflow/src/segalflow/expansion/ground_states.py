@@ -53,16 +53,48 @@ def lower_surface(x: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.nda
     if x.shape[1] == 1:
         hull = lower_hull(x[:, 0], energy)
         return hull, np.interp(x[:, 0], x[hull, 0], energy[hull])
+    scale = max(float(np.ptp(energy)), 1e-6)
+    planes, faces = _lower_faces(x, energy / scale)
+    heights = scale * (-(x @ planes[:, :-2].T + planes[:, -1]) / planes[:, -2]).max(axis=1)
+    corners = np.unique(faces[faces < len(x)])
+    return corners[energy[corners] - heights[corners] < 1e-9], heights
+
+
+def _lower_faces(x: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Equations and corners of the faces of the convex hull that look down in energy, energies of order one."""
     from scipy.spatial import ConvexHull  # late: only three species and more need it
 
     # A point high above all others gives the hull a volume even where nothing mixes and all energies are zero.
-    scale = max(float(np.ptp(energy)), 1e-6)
-    top = np.append(x.mean(axis=0), energy.max() / scale + 10.0)
-    hull = ConvexHull(np.vstack([np.column_stack([x, energy / scale]), top]))
-    planes = hull.equations[hull.equations[:, -2] < -1e-9]  # outward normals that point down in energy
-    heights = scale * (-(x @ planes[:, :-2].T + planes[:, -1]) / planes[:, -2]).max(axis=1)
-    corners = [i for i in sorted(hull.vertices.tolist()) if i < len(x) and energy[i] - heights[i] < 1e-9]
-    return np.array(corners, dtype=int), heights
+    top = np.append(x.mean(axis=0), energy.max() + 10.0)
+    hull = ConvexHull(np.vstack([np.column_stack([x, energy]), top]))
+    down = hull.equations[:, -2] < -1e-9  # outward normals
+    return hull.equations[down], hull.simplices[down]
+
+
+def tie_energies(x: np.ndarray, energy: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return other `values` of the hull's corners along the hull's own tie lines, at the composition of every point.
+
+    Args:
+        x: as for `lower_surface`.
+        energy: formation energies whose lower hull says which ground states coexist, shape (n,), eV/atom.
+        values: of the same points, shape (n,), eV/atom; those of corners count.
+
+    Returns:
+        Shape (n,), eV/atom.
+    """
+    x = x.reshape(len(x), -1)
+    if x.shape[1] == 1:
+        hull = lower_hull(x[:, 0], energy)
+        return np.interp(x[:, 0], x[hull, 0], values[hull])
+    _, faces = _lower_faces(x, energy / max(float(np.ptp(energy)), 1e-6))
+    found, best = np.empty(len(x)), np.full(len(x), -np.inf)
+    fractions = np.column_stack([x, np.ones(len(x))])
+    for face in faces:
+        shares = np.linalg.lstsq(fractions[face].T, fractions.T, rcond=None)[0].T
+        # The face that holds a point is the one where its least share is largest: zero or more, up to rounding.
+        inside = shares.min(axis=1) > best
+        best[inside], found[inside] = shares.min(axis=1)[inside], (shares @ values[face])[inside]
+    return found
 
 
 def hull_slopes(hull: pd.DataFrame, source: str = "model") -> list[float]:

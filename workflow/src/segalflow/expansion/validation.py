@@ -10,7 +10,7 @@ import pandas as pd
 from ase import Atoms
 
 from segalflow.errors import ExpansionError, suggest
-from segalflow.expansion.ground_states import lower_surface
+from segalflow.expansion.ground_states import lower_surface, tie_energies
 from segalflow.expansion.hamiltonian import Cluster
 from segalflow.expansion.regression import Method, choose_penalty, fold_indices
 from segalflow.lattice import ParentLattice, map_to_supercell
@@ -66,7 +66,7 @@ def hull_order_violations(x: np.ndarray, energies: np.ndarray, predicted: np.nda
 
     Zero means that the model has the ground states of the data, whatever its energies. `tolerance` in eV/atom.
     """
-    below = predicted - lower_surface(x, energies)[1] < -tolerance
+    below = predicted - tie_energies(x, energies, predicted) < -tolerance
     return int(below.sum())
 
 
