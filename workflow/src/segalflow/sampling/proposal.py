@@ -68,8 +68,12 @@ class MixtureProposal:
     share: float
     operations: np.ndarray | None = None
 
-    renewals: ClassVar[float] = 0.0
-    """Draws of the network that a walker of a repair must take on average for the repair to be reliable."""
+    renewals: ClassVar[float] = 1.0
+    """Draws of the network that a walker of a repair must take on average for the repair to be reliable.
+
+    Walkers that start in one phase and refuse every draw, since the network knows another one only, agree with each
+    other all the same: then nothing connects the two, and log Z is a guess.
+    """
 
     @property
     def model(self) -> EnergyModel:

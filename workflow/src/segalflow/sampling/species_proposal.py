@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -15,13 +14,7 @@ from segalflow.sampling.proposal import MixtureProposal
 
 @dataclass(frozen=True)
 class SpeciesProposal(MixtureProposal):
-    """`MixtureProposal` of a `SpeciesSampler`: conditions, N and their series have an axis of exchanges at the end.
-
-    With several phases walkers may all start in one of them, agree, and refuse every draw of the network, which knows
-    another one: then nothing connects the two, and log Z is a guess. So a walker must have taken a draw, on average.
-    """
-
-    renewals: ClassVar[float] = 1.0
+    """`MixtureProposal` of a `SpeciesSampler`: conditions, N and their series have an axis of exchanges at the end."""
 
     @property
     def potentials(self) -> ExchangePotentials:
