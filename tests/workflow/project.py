@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from planning import plan
+from forks import run_snakemake
 
 PARTS = ("Snakefile", "config", "envs", "profiles", "scripts", "workflow")
 
@@ -24,22 +24,31 @@ class Project:
     folder: Path
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run snakemake on the tiny study of this copy."""
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
-        configured = [] if "--configfile" in arguments else ["--configfile", "config/test/tiny.yaml"]
-        arguments = (*configured, "--cores", "2", "--nolock", *arguments)
-        if {"--dry-run", "--lint"} & set(arguments):
-            done = plan(arguments, self.folder, environment)
-        else:
-            command = [sys.executable, "-m", "snakemake", *arguments]
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-            )
+        """Run snakemake on the tiny study of this copy (`forks`: without the start of interpreters)."""
+        arguments = self._completed(arguments)
+        done = run_snakemake(arguments, self.folder, self._environment())
         if check and done.returncode:
             raise AssertionError(
                 f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
             )
         return done
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run snakemake as a user does."""
+        command = [sys.executable, "-m", "snakemake", *self._completed(arguments)]
+        return subprocess.run(
+            command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False
+        )
+
+    @staticmethod
+    def _completed(arguments: tuple[str, ...]) -> tuple[str, ...]:
+        given = arguments[:1] == ("--configfile",)
+        configured = arguments[:2] if given else ("--configfile", "config/test/tiny.yaml")
+        return (*configured, "--cores", "2", "--nolock", *arguments[2 * given :])
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
 
     def planned(self, *targets: str) -> Counter[str]:
         """Jobs a run would start now, by rule (without the targets)."""

@@ -30,7 +30,7 @@ def test_every_shipped_config_plans(project, repository) -> None:
         for path in filter(None, given):
             (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (project.folder / path).touch()
-        done = project.snakemake("--dry-run", "--configfile", config)
+        done = project.snakemake("--configfile", config, "--dry-run")
         assert "Nothing to be done" in done.stdout + done.stderr or "job" in done.stdout + done.stderr
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fake_vasp import write_run
+from project import Project, copy_sources
 
 from segalflow.dft.vasp_inputs import vasp_inputs
 from segalflow.errors import SettingsError
@@ -27,14 +27,9 @@ POOL = enumerate_pool(parent_lattice("fcc", 3.85, ["Cu", "Au"]), 3)
 
 
 @pytest.fixture(scope="module")
-def sources(repository, tmp_path_factory):
+def sources(repository, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    for part in ("Snakefile", "config", "envs", "profiles", "scripts", "workflow"):
-        source = repository / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy2(source, folder / part)
+    copy_sources(repository, folder)
     return folder
 
 
@@ -46,13 +41,15 @@ def study_of(folder: Path, name: str, calculation: dict, lattice=None, structure
     return config
 
 
-def snakemake(folder: Path, name: str, calculation: dict, *arguments: str, **study) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, name: str, calculation: dict, *arguments: str, as_typed: bool = False, **study
+) -> subprocess.CompletedProcess:
     config = study_of(folder, name, calculation, **study)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
-    command = [sys.executable, "-m", "snakemake", "--configfile", str(path), "--cores", "2", "--nolock", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    project = Project(folder)
+    run = project.command if as_typed else partial(project.snakemake, check=False)
+    return run("--configfile", str(path), *arguments)
 
 
 def table(folder: Path, study: str, name: str) -> pd.DataFrame:
@@ -158,7 +155,7 @@ def test_a_database_becomes_the_dataset(sources, reference) -> None:
         "engine": "database",
         "database": {"url": data.resolve().as_uri(), "sha256": file_sha256(data), "energy": energy},
     }
-    done = snakemake(sources, "database", settings, "energies")
+    done = snakemake(sources, "database", settings, "energies", as_typed=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = table(sources, "database", "dataset.csv")
     assert len(found) == 41
