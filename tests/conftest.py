@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def repository() -> Path:
     """Root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def schema(repository: Path) -> dict:
+    """Schema of a study's config."""
+    return yaml.safe_load((repository / "workflow" / "schemas" / "config.schema.yaml").read_text())
 
 
 @pytest.fixture(scope="session")

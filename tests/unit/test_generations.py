@@ -196,11 +196,6 @@ def config(repository):
     return yaml.safe_load((repository / "config" / "studies" / "cuau_active.yaml").read_text())
 
 
-@pytest.fixture(scope="module")
-def schema(repository):
-    return yaml.safe_load((repository / "workflow" / "schemas" / "config.schema.yaml").read_text())
-
-
 def test_every_fit_to_a_calculation_proposes_unless_its_number_is_zero(config, schema) -> None:
     config["expansions"]["also"] = {**config["expansions"]["main"], "proposals": {"number": 2}}
     config["expansions"]["silent"] = {**config["expansions"]["main"], "proposals": {"number": 0}}

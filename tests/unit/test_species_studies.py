@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from config_edits import assert_refused, put
 from scipy.optimize import linprog
 
 from segalflow.cells import choose_axes, read_axes, write_axes
 from segalflow.energy.potentials import ExchangePotentials
 from segalflow.energy.site_functions import place_general
-from segalflow.errors import ArtefactError, BoundaryError, SegalflowError, SettingsError
+from segalflow.errors import ArtefactError, BoundaryError, SettingsError
 from segalflow.expansion.correlations import correlation_matrix
 from segalflow.expansion.figures import enumerate_clusters
 from segalflow.expansion.fit import fit_expansion
@@ -39,25 +40,9 @@ T = np.array([600.0, 1000.0])
 AXES = (np.array([-0.1, 0.0, 0.2]), np.array([-0.05, 0.15]))
 
 
-@pytest.fixture(scope="module")
-def schema(repository):
-    return yaml.safe_load((repository / "workflow" / "schemas" / "config.schema.yaml").read_text())
-
-
 @pytest.fixture
 def ternary(repository):
     return yaml.safe_load((repository / "config" / "test" / "ternary.yaml").read_text())
-
-
-def put(*keys_and_value):
-    *keys, last, value = keys_and_value
-
-    def change(config):
-        for key in keys:
-            config = config.setdefault(key, {})
-        config[last] = value
-
-    return change
 
 
 BAD = {
@@ -112,10 +97,7 @@ BAD = {
 def test_what_three_species_cannot_have_is_one_sentence(name, ternary, schema) -> None:
     change, words = BAD[name]
     change(ternary)
-    with pytest.raises(SegalflowError) as caught:
-        prepare_study(ternary, schema)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert_refused(ternary, schema, words)
 
 
 def test_two_species_have_one_axis_and_their_own_network(repository, schema) -> None:

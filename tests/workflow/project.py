@@ -19,12 +19,18 @@ PARTS = ("Snakefile", "config", "envs", "profiles", "scripts", "workflow")
 
 @dataclass
 class Project:
-    """A working copy: run snakemake in it, edit it, put it back."""
+    """A working copy: run snakemake in it, edit it, put it back.
+
+    Attributes:
+        folder: where it is.
+        configfile: the study that is run and edited, from there.
+    """
 
     folder: Path
+    configfile: str = "config/test/tiny.yaml"
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run snakemake on the tiny study of this copy (`forks`: without the start of interpreters)."""
+        """Run snakemake on the study of this copy (`forks`: without the start of interpreters)."""
         arguments = self._completed(arguments)
         done = run_snakemake(arguments, self.folder, self._environment())
         if check and done.returncode:
@@ -40,10 +46,9 @@ class Project:
             command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False
         )
 
-    @staticmethod
-    def _completed(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    def _completed(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         given = arguments[:1] == ("--configfile",)
-        configured = arguments[:2] if given else ("--configfile", "config/test/tiny.yaml")
+        configured = arguments[:2] if given else ("--configfile", self.configfile)
         return (*configured, "--cores", "2", "--nolock", *arguments[2 * given :])
 
     @staticmethod
@@ -64,8 +69,8 @@ class Project:
         return jobs
 
     def config(self, change) -> None:
-        """Apply a function to the tiny study's config."""
-        path = self.folder / "config" / "test" / "tiny.yaml"
+        """Apply a function to the study's config."""
+        path = self.folder / self.configfile
         content = yaml.safe_load(path.read_text())
         change(content)
         path.write_text(yaml.safe_dump(content))

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from config_edits import put
 
 DIAGRAMS = {"plot_phase_diagram", "plot_fields", "plot_interactive_diagram"}
 INVARIANTS = {"find_invariants", "extrapolate_sizes", "plot_finite_size", "write_summary"}
@@ -40,17 +41,6 @@ FIT = {
 REFINEMENT = {"refine_grid", "sample_snis_refined", "find_refined_boundaries"}
 AFTER_REFINEMENT = {"merge_boundaries", "check_consistency", *DIAGRAMS, *INVARIANTS}
 DATASET = {"build_dataset", "plot_missing", *FIT}
-
-
-def put(*keys_and_value):
-    *keys, last, value = keys_and_value
-
-    def change(config):
-        for key in keys:
-            config = config.setdefault(key, {})
-        config[last] = value
-
-    return change
 
 
 CONFIG_EDITS = {

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from config_edits import put
 from project import Project, copy_sources
 
 from segalflow.ensemble import read_ensemble
 
-CONFIG = "config/test/ternary.yaml"
 REPORTED = {"compare_species", "plot_comparison", "plot_costs", "plot_species_ensembles", "write_summary"}
 SNIS = {"sample_species_snis", "plot_species_ness", *REPORTED}
 TRAINING = {"train_species", "plot_training", *SNIS}
@@ -23,25 +21,11 @@ FIT = {
 }  # fmt: skip
 
 
-@dataclass
-class Ternary(Project):
-    """A copy in which the ternary study is run."""
-
-    def snakemake(self, *arguments: str, check: bool = True):
-        return super().snakemake("--configfile", CONFIG, *arguments, check=check)
-
-    def config(self, change) -> None:
-        path = self.folder / CONFIG
-        content = yaml.safe_load(path.read_text())
-        change(content)
-        path.write_text(yaml.safe_dump(content))
-
-
 @pytest.fixture(scope="module")
-def ternary(repository: Path, tmp_path_factory) -> Ternary:
+def ternary(repository: Path, tmp_path_factory) -> Project:
     folder = tmp_path_factory.mktemp("ternary")
     copy_sources(repository, folder)
-    study = Ternary(folder)
+    study = Project(folder, "config/test/ternary.yaml")
     study.snakemake()
     return study
 
@@ -71,17 +55,6 @@ def test_three_species_go_from_structures_to_a_report(ternary) -> None:
     assert not (results / "phases").exists()
     assert not (results / "free_energy").exists()
     assert not ternary.planned()
-
-
-def put(*keys_and_value):
-    *keys, last, value = keys_and_value
-
-    def change(config):
-        for key in keys:
-            config = config.setdefault(key, {})
-        config[last] = value
-
-    return change
 
 
 EDITS = {
