@@ -3,15 +3,13 @@
 import pandas as pd
 
 from segalflow.artefacts import write_table
-from segalflow.ensemble import read_ensemble
+from segalflow.ensemble import read_ensembles
 from segalflow.scripting import logged
 from segalflow.thermo.comparison import summarise_comparison
 from segalflow.thermo.species_comparison import compare_species
 
 with logged(snakemake.log[0]) as log:
-    tables = {}
-    for table in map(read_ensemble, snakemake.input):
-        tables.setdefault(table.attrs["cell"], {})[table.attrs["method"]] = table
+    tables = read_ensembles(snakemake.input)
     comparison = pd.concat([compare_species(methods, cell) for cell, methods in tables.items()], ignore_index=True)
     write_table(snakemake.output.comparison, comparison)
     write_table(snakemake.output.summary, summarise_comparison(comparison))

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 from segalflow.artefacts import read_table
-from segalflow.ensemble import read_ensemble
+from segalflow.ensemble import read_ensembles
 from segalflow.plotting.ensemble import plot_energy_evaluations
 from segalflow.plotting.style import save_figure
 from segalflow.scripting import logged
 
 with logged(snakemake.log[0]) as log:
-    tables = {}
-    for table in map(read_ensemble, snakemake.input.tables):
-        tables.setdefault(table.attrs["cell"], {})[table.attrs["method"]] = table
+    tables = read_ensembles(snakemake.input.tables)
     training = {
         Path(path).parent.name: float(read_table(path, ["energy_evaluations"])["energy_evaluations"].max())
         for path in snakemake.input.histories

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segalflow.ensemble import ensemble_table, read_ensemble, write_ensemble
+from segalflow.ensemble import ensemble_table, read_ensemble, read_ensembles, write_ensemble
 from segalflow.errors import ArtefactError
 
 
@@ -31,6 +31,16 @@ def test_tables_carry_units_and_give_the_same_bytes(tmp_path) -> None:
     assert again["energy"].attrs["units"] == "eV/site"
     assert again["composition"].dims == ("temperature", "delta_mu", "species")
     assert again.attrs["cell"] == "c"
+
+
+def test_tables_of_several_cells_come_by_cell_and_method_in_the_order_of_their_files(tmp_path) -> None:
+    of_files = {"1.nc": ("b", "snis"), "2.nc": ("a", "exact"), "3.nc": ("b", "exact")}
+    for name, (cell, method) in of_files.items():
+        write_ensemble(tmp_path / name, table().assign_attrs(cell=cell, method=method))
+    found = read_ensembles(tmp_path / name for name in of_files)
+    assert [(cell, list(methods)) for cell, methods in found.items()] == [("b", ["snis", "exact"]), ("a", ["exact"])]
+    assert found["b"]["exact"].equals(read_ensemble(tmp_path / "3.nc"))
+    assert found["b"]["exact"].attrs["cell"] == "b"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ which fraction) and ``potential`` (by which delta_mu).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,21 @@ def read_ensemble(path: str | Path) -> xr.Dataset:
         ArtefactError: if the file is missing, corrupted, of another schema, or lacks a required variable.
     """
     return read_dataset(path, SCHEMA, REQUIRED)
+
+
+def read_ensembles(paths: Iterable[str | Path]) -> dict[str, dict[str, xr.Dataset]]:
+    """Read ensemble tables of several cells and methods.
+
+    Returns:
+        The tables by method, by cell; both in the order of the paths.
+
+    Raises:
+        ArtefactError: as `read_ensemble`.
+    """
+    tables: dict[str, dict[str, xr.Dataset]] = {}
+    for table in map(read_ensemble, paths):
+        tables.setdefault(table.attrs["cell"], {})[table.attrs["method"]] = table
+    return tables
 
 
 def second_species_composition(table: xr.Dataset) -> xr.DataArray:
