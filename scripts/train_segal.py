@@ -9,8 +9,7 @@ from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.training import train
 
 with logged(snakemake.log[0]) as log:
-    cell = read_cell(snakemake.input.cell)
-    grid = read_grid(snakemake.input.grid)
+    cell, grid = read_cell(snakemake.input.cell), read_grid(snakemake.input.grid)
     start = None
     if snakemake.input.start:
         other_cell, *other_network = snakemake.input.start
@@ -21,13 +20,9 @@ with logged(snakemake.log[0]) as log:
         cell,
         grid.temperature,
         grid.delta_mu,
-        network=snakemake.params.segal["network"],
-        training=snakemake.params.segal["training"],
         seed=snakemake.params.seed,
         work=Path("work") / snakemake.wildcards.study / "segal" / snakemake.wildcards.cell,
-        device=snakemake.params.segal["device"],
-        memory_mb=snakemake.params.segal["memory_mb"],
-        extrapolate=snakemake.params.segal["extrapolate"],
         start=start,
+        **snakemake.params.settings,
     )
     write_sampler(sampler, snakemake.output.model, snakemake.output.weights, snakemake.output.history)

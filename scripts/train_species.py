@@ -15,12 +15,8 @@ with logged(snakemake.log[0]) as log:
         cell,
         grid.temperature,
         grid.axes,
-        network=snakemake.params.segal["network"],
-        training=snakemake.params.segal["training"],
         seed=snakemake.params.seed,
         work=Path("work") / snakemake.wildcards.study / "segal" / snakemake.wildcards.cell,
-        device=snakemake.params.segal["device"],
-        memory_mb=snakemake.params.segal["memory_mb"],
-        extrapolate=snakemake.params.segal["extrapolate"],
+        **snakemake.params.settings,
     )
     write_sampler(sampler, snakemake.output.model, snakemake.output.weights, snakemake.output.history)

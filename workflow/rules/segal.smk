@@ -73,7 +73,7 @@ rule train_segal:
         runtime=240,
     params:
         code=code("train_segal.py"),
-        segal=for_cell("segal"),
+        settings=some_for_cell("segal", without=("start_from",)),
         seed=seed("train_segal"),
     script:
         "../../scripts/train_segal.py"

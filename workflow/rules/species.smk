@@ -49,7 +49,7 @@ rule train_species:
         runtime=240,
     params:
         code=code("train_species.py"),
-        segal=for_cell("segal"),
+        settings=some_for_cell("segal", without=("start_from",)),
         seed=seed("train_species"),
     script:
         "../../scripts/train_species.py"
