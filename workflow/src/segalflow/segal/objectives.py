@@ -79,6 +79,7 @@ class LikelihoodObjective:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.chains = make_chains(run.sampler.model, run.temperature, run.delta_mu, run.seed(), rule="heat_bath")
+        self.groups = run.settings.get("site_groups", 1)
         self.rounds = self.refreshes = 0
         # Twice the cross-entropy of guesses at even odds: only a network gone wrong stays above it.
         self.limit = 2 * np.log(2) * run.sampler.n_sites
@@ -162,8 +163,7 @@ class LikelihoodObjective:
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
         self.spins, self.fields = run.sampler.placed(self.spins), run.sampler.placed(self.fields)
-        groups = run.settings.get("site_groups", 1)
-        orders = [run.rng.permutation(visited_conditions(run, self.divergence)) for _ in range(groups)]
+        orders = [run.rng.permutation(visited_conditions(run, self.divergence)) for _ in range(self.groups)]
         # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
         self.past = evaluate_past_fields(run.sampler.fields, self.spins)
         n_parts = max(1, round(len(orders[0]) / run.settings["batch"]))
@@ -176,7 +176,6 @@ class LikelihoodObjective:
         if not run.queue:
             self._new_round()
         chosen, group = run.queue.pop()
-        groups = run.settings.get("site_groups", 1)
         spins, beta, mu = self.spins[chosen], run.beta[chosen], run.delta_mu[chosen]
         # Heat-bath probability of species 1 given all other sites.
         label = expit(beta[:, None] * (mu[:, None] - 2 * self.fields[chosen])).astype(np.float32)
@@ -189,9 +188,9 @@ class LikelihoodObjective:
             mu,
             run.condition[torch.from_numpy(chosen)],
             run.sampler.memory_mb,
-            (group, groups),
+            (group, self.groups),
         )
-        run.descend(loss * groups)
+        run.descend(loss * self.groups)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of the pool."""
