@@ -24,6 +24,7 @@ from segalflow.plotting.style import (
     label_of,
     marker_of,
     new_figure,
+    spread_evenly,
     unit_label,
 )
 
@@ -47,11 +48,6 @@ def _units(table: xr.Dataset) -> tuple[str, str]:
         table[name].attrs.get("units", unit) for name, unit in (("temperature", "K"), ("delta_mu", "eV"))
     )
     return unit_label(str(temperature)), unit_label(str(energy))
-
-
-def _spread(values: np.ndarray, n: int) -> np.ndarray:
-    """Indices of up to `n` values spread evenly over an axis, ends included."""
-    return np.unique(np.round(np.linspace(0, len(values) - 1, min(n, len(values)))).astype(int))
 
 
 def _panels(n: int, height: float = 1.9, sharey: bool = True):
@@ -99,7 +95,7 @@ def plot_isotherms(tables: Mapping[str, xr.Dataset], n_temperatures: int = 6) ->
     first = next(iter(tables.values()))
     unit_t, unit_e = _units(first)
     temperatures = np.asarray(first["temperature"], dtype=float)
-    chosen = temperatures[_spread(temperatures, n_temperatures)]
+    chosen = temperatures[spread_evenly(len(temperatures), n_temperatures)]
     figure, panels, _ = _panels(len(chosen))
     rows = []
     for panel, temperature in zip(panels, chosen, strict=True):
@@ -191,7 +187,7 @@ def plot_heat_capacity(tables: Mapping[str, xr.Dataset], n_delta_mu: int = 6) ->
     # Between the chemical potentials where the alloy is no longer pure, on average over temperature.
     mixed = np.flatnonzero((x.mean(axis=0) > 0.1) & (x.mean(axis=0) < 0.9))
     inner = mixed if len(mixed) >= 2 else np.arange(len(mu))
-    chosen = mu[inner[_spread(inner, n_delta_mu)]]
+    chosen = mu[inner[spread_evenly(len(inner), n_delta_mu)]]
     figure, panels, _ = _panels(len(chosen), sharey=False)
     rows = []
     for panel, value in zip(panels, chosen, strict=True):

@@ -15,6 +15,7 @@ from segalflow.plotting.style import (
     figure_function,
     label_of,
     new_figure,
+    spread_evenly,
     unit_label,
 )
 from segalflow.thermo.free_energy import FreeEnergy
@@ -53,7 +54,7 @@ def chosen_temperatures(free: FreeEnergy, tangents: pd.DataFrame, number: int) -
     if len(tangents):
         above = np.searchsorted(free.temperature[known], tangents["temperature"].max() * (1 + 1e-9))
         known = known[: above + 1]
-    return known[np.unique(np.round(np.linspace(0, len(known) - 1, min(number, len(known)))).astype(int))]
+    return known[spread_evenly(len(known), number)]
 
 
 @figure_function

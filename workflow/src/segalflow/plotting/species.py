@@ -27,16 +27,12 @@ from segalflow.plotting.style import (
     label_of,
     marker_of,
     new_figure,
+    spread_evenly,
     unit_label,
 )
 
 SPECIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 MEV = 1000.0
-
-
-def _spread(n: int, most: int) -> np.ndarray:
-    """Numbers of up to `most` of n values, spread evenly, ends included."""
-    return np.unique(np.round(np.linspace(0, n - 1, min(n, most))).astype(int))
 
 
 def _axis_label(table: xr.Dataset, number: int) -> str:
@@ -78,7 +74,7 @@ def plot_species_maps(table: xr.Dataset, n_temperatures: int = 3) -> tuple[Figur
         n_temperatures: rows of panels.
     """
     plane, unit = _plane(table), unit_label(str(table["temperature"].attrs["units"]))
-    rows = _spread(plane.sizes["temperature"], n_temperatures)
+    rows = spread_evenly(plane.sizes["temperature"], n_temperatures)
     species = [str(s) for s in table["species"].values]
     figure, axes = new_figure(
         len(rows), len(species), width=TWO_COLUMNS, height=0.7 + 1.75 * len(rows), sharex=True, sharey=True,
@@ -120,7 +116,7 @@ def plot_species_isotherms(tables: Mapping[str, xr.Dataset], n_temperatures: int
     """
     first = next(iter(tables.values()))
     species, unit = [str(s) for s in first["species"].values], unit_label(str(first["temperature"].attrs["units"]))
-    rows, names = _spread(first.sizes["temperature"], n_temperatures), grid_dimensions(first)[1:]
+    rows, names = spread_evenly(first.sizes["temperature"], n_temperatures), grid_dimensions(first)[1:]
     figure, axes = new_figure(
         len(rows), len(names), width=TWO_COLUMNS, height=0.8 + 1.7 * len(rows), sharex="col", sharey=True,
         squeeze=False,
@@ -193,7 +189,7 @@ def plot_species_ness(table: xr.Dataset, n_temperatures: int = 3) -> tuple[Figur
         n_temperatures: number of panels.
     """
     plane, unit = _plane(table), unit_label(str(table["temperature"].attrs["units"]))
-    columns = _spread(plane.sizes["temperature"], n_temperatures)
+    columns = spread_evenly(plane.sizes["temperature"], n_temperatures)
     figure, axes = new_figure(1, len(columns), width=TWO_COLUMNS, height=2.4, sharey=True, squeeze=False)
     mu, ness = [np.asarray(plane[f"delta_mu_{k}"], float) for k in (1, 2)], lower_ness(plane)
     low = float(np.nanmin(ness[ness > 0])) if np.any(ness > 0) else 1e-6

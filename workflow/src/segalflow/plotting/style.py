@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 mpl.use("Agg")
@@ -120,6 +121,11 @@ def label_of(method: str) -> str:
 def marker_of(method: str) -> str:
     """Return the marker of a method, the same in every figure."""
     return METHOD_MARKERS.get(method, "P")
+
+
+def spread_evenly(n: int, most: int) -> np.ndarray:
+    """Return the numbers of up to `most` of n values, spread evenly, ends included, shape (at most `most`,)."""
+    return np.unique(np.round(np.linspace(0, n - 1, min(n, most))).astype(int))
 
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = ONE_COLUMN, height: float = 2.7, **options):
