@@ -323,14 +323,18 @@ def trained(
 
 
 def _steps_in(seconds: float, model, cell, system: System, network: dict, training: dict) -> int:
-    """Steps of a network that fill the time, from two short trials: what both spend beside their steps counts once."""
+    """Steps of a network that fill the time, from two short trials: what both spend beside their steps counts once.
+
+    The trials are shorter for large cells, where a step takes seconds.
+    """
+    short, long = (41, 121) if model.n_sites < 500 else (3, 11)
     spent = []
-    for steps in (1, 41, 121):  # compiling and the like happens in the first
+    for steps in (1, short, long):  # compiling and the like happens in the first
         start = time.process_time()
         train(model, cell, *system.grid, network=network, training={**training, "steps": steps}, seed=1)
         spent.append(time.process_time() - start)
-    each = (spent[2] - spent[1]) / 80
-    return max(20, int((seconds - spent[1]) / each) + 41)
+    each = (spent[2] - spent[1]) / (long - short)
+    return max(20, int((seconds - spent[1]) / each) + short)
 
 
 def _quantiles(values: np.ndarray) -> list[float]:

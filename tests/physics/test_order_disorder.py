@@ -14,8 +14,9 @@ from segalflow.lattice import Supercell, parent_lattice
 from segalflow.phases.boundaries import BoundaryPoint, boundary_table
 from segalflow.phases.criteria import find_boundaries
 from segalflow.phases.naming import name_by_order
+from segalflow.thermo.free_energy import FreeEnergy
 from segalflow.thermo.order_parameters import SOLUTION, references_of
-from segalflow.thermo.phase_weights import compute_phase_weights, read_phase_weights, write_phase_weights
+from segalflow.thermo.phase_weights import PhaseWeights, compute_phase_weights, read_phase_weights, write_phase_weights
 
 CELL = Supercell(parent_lattice("bcc", 3.0, ["Cu", "Zn"]), np.diag([6, 6, 6]))
 B2 = Atoms("CuZn", cell=3.0 * np.eye(3), scaled_positions=[[0, 0, 0], [0.5] * 3], pbc=True)
@@ -94,6 +95,24 @@ def test_without_ordering_nothing_is_invented() -> None:
     found, notes = find_boundaries("order_parameter", [compute_phase_weights(*sweep, REFERENCES, replicates=20)])
     assert not len(found)
     assert "changes nowhere" in notes[0]
+
+
+def test_a_phase_stable_between_two_chemical_potentials_of_the_grid_is_found() -> None:
+    """Three compounds, the middle one the stable one over 0.4 meV of delta_mu, a fiftieth of the grid's step."""
+    kelvin, grid, level = np.array([200.0, 300.0]), np.linspace(-0.2, 0.2, 21), (0.1030, 0.1034)
+    beta, n, height, curves = 1 / (KB * kelvin)[:, None], np.arange(129), 0.0, {}
+    for name, place, mu in zip(("AB", "AB2", "AB5"), (56, 80, 104), (0.0, *level), strict=True):
+        height = height - beta * mu * (24 if curves else 0)
+        log_weight = height - (n - place) ** 2 / 4 - beta * np.mean(level) * (n - place)
+        curves[name] = FreeEnergy(kelvin, grid, log_weight, np.repeat(log_weight[None], 3, axis=0), None, None, KB)
+    weights = PhaseWeights(curves, attributes={"method": "snis", "cell": "main", "species": ["A", "B"]})
+    found = find_boundaries("order_parameter", [weights])[0]
+    fields = found[found["kind"] == "two_phase"]
+    pairs = [tuple(row) for row in fields[["left_phase", "right_phase"]].values]
+    assert pairs == [("AB", "AB2")] * 2 + [("AB2", "AB5")] * 2
+    np.testing.assert_allclose(fields["delta_mu"].values, np.repeat(level, 2), atol=1e-9)
+    shift = 2 * np.tile(beta[:, 0], 2) * (np.repeat(level, 2) - np.mean(level)) / 128
+    np.testing.assert_allclose(fields["x_left"].values, np.repeat([56, 80], 2) / 128 + shift, atol=1e-9)
 
 
 def test_cells_without_order_and_unusable_samples_are_said(weights) -> None:

@@ -11,6 +11,7 @@ from segalflow.segal.checkpoint import read_sampler, write_sampler
 from segalflow.segal.features import ConditionRange, evaluate_past_fields, past_fields, with_colder
 from segalflow.segal.gradients import GRADIENTS, autograd_step, likelihood_step
 from segalflow.segal.network import PhysicsNetwork, build_network, seen_sites
+from segalflow.segal.objectives import LikelihoodObjective
 from segalflow.segal.sampler import TrainedSampler, log_prob_from_logits, torch_logits
 from segalflow.segal.training import train
 
@@ -280,6 +281,29 @@ def test_reverse_kl_takes_its_conditions_where_it_is_told(monkeypatch) -> None:
         train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
 
 
+def test_flipped_decorations_stand_for_the_opposite_chemical_potential(monkeypatch) -> None:
+    seen = []
+
+    def watched(objective) -> None:
+        new_round(objective)
+        seen.append((objective.mirror, objective.spins.copy(), objective.fields.copy(), objective.chains.spins.copy()))
+
+    new_round = LikelihoodObjective._new_round
+    monkeypatch.setattr(LikelihoodObjective, "_new_round", watched)
+    mu = np.array([-60.0, 0.0, 60.0, 90.0])
+    train(ising_polynomial(CELL), CELL, T[:2], mu, network=NETWORKS["physics"], training=TRAINING, seed=1)
+    mirror, spins, fields, chains = zip(*seen, strict=True)
+    assert mirror[0].tolist() == [2, 1, 0, -1, 6, 5, 4, -1]
+    # Where the field decides, a decoration that came from the other side has been flipped.
+    assert all((np.sign(s.mean(1))[[0, 2, 3, 4, 6, 7]] == [-1, 1, 1, -1, 1, 1]).all() for s in spins)
+    model = ising_polynomial(CELL)
+    assert all(np.allclose(model.local_fields(s), f, atol=1e-6) for s, f in zip(spins, fields, strict=True))
+    at_zero = [s[1].sum() * c[1].sum() for s, c in zip(spins, chains, strict=True)]
+    assert min(at_zero) < 0 < max(at_zero)
+    train(many_body_model(), CELL, T[:2], mu, network=NETWORKS["physics"], training=TRAINING, seed=1)
+    assert seen[-1][0] is None
+
+
 def test_turns_of_both_objectives_have_their_share() -> None:
     settings = {**TRAINING, "objective": "mixed", "reverse_share": 0.25}
     sampler = train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
@@ -337,7 +361,7 @@ def test_groups_of_sites_add_up_to_the_whole_gradient() -> None:
 
 
 def test_training_by_groups_of_sites_learns() -> None:
-    settings = {**TRAINING, "site_groups": 3}
+    settings = {**TRAINING, "steps": 48, "site_groups": 3}
     sampler = train(ising_polynomial(CELL), CELL, T, MU, network=NETWORKS["physics"], training=settings, seed=1)
     assert sampler.history["ness"].dropna().iloc[-1] > 0.5
 

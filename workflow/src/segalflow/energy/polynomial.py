@@ -80,6 +80,11 @@ class SpinPolynomial:
         """Number of monomials without the constant."""
         return sum(len(c) for c in self.coefficients)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether exchanging the two species changes no energy: no monomial of an odd number of spins."""
+        return not any(value.any() for value in self.coefficients[::2])
+
     @functools.cached_property
     def site_table(self) -> SiteTable:
         """Monomials by site."""

@@ -160,17 +160,21 @@ def _balance(
 
 
 def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
-    """Distance of a peak's mean from its maximum in x, to leading order k_3/(2 k_2) with the cumulants of N.
+    """Distance of a peak's mean from its maximum in x: three times that of mean and median (Pearson).
 
-    None where the peak is narrower than half a site: there it is a single composition.
+    To leading order both are k_3/(2 k_2) with the cumulants of N; the median is not moved by a far tail, as k_3 is by
+    the few decorations of an ordered phase that are half dissolved. Zero where the peak is narrower than half a site:
+    there it is a single composition.
     """
     n = np.arange(curve.n_sites + 1)
     values = curve.log_weight[row] + curve.beta[row] * delta_mu * n
     p = np.exp(values - values.max())
     p /= p.sum()
-    away = n - p @ n
-    second = float(p @ away**2)
-    return float(abs(p @ away**3)) / (2 * second * curve.n_sites) if second > 0.25 else 0.0
+    mean = p @ n
+    if p @ (n - mean) ** 2 <= 0.25:
+        return 0.0
+    median = np.interp(0.5, np.append(0.0, np.cumsum(p)), np.append(n, curve.n_sites + 1) - 0.5)
+    return float(3 * abs(mean - median) / curve.n_sites)
 
 
 def _succession(

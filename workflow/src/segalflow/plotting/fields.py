@@ -193,8 +193,8 @@ def plot_fields(
 ) -> tuple[Figure, pd.DataFrame]:
     """Plot the T-x and the T-delta_mu diagram side by side by one criterion, other methods over it as markers.
 
-    Bands are 95 % intervals: sampling error in the line's colour, the fitted expansion's own error (with the sampling
-    error in it) in orange.
+    Bands are 95 % intervals: of sampling and the cell's finite size in the line's colour, with the fitted expansion's
+    own error in orange.
 
     Args:
         boundaries: boundary table of one cell.
@@ -244,7 +244,7 @@ def plot_fields(
                            mfc="white", mew=0.7, elinewidth=0.5, zorder=5)  # fmt: skip
         name = criterion_look(criterion)[2]
         handles.append(Line2D([], [], color=BLACK, lw=1.0, label=f"{name}, {label_of(method)}"))
-        handles.append(Patch(facecolor=BLACK, alpha=0.35, label="95 % sampling error"))
+        handles.append(Patch(facecolor=BLACK, alpha=0.35, label="95 %: sampling, cell size"))
         if modelled:
             handles.append(Patch(facecolor=ORANGE, alpha=0.5, label="and error of the expansion"))
         handles.append(Patch(facecolor=GREY, alpha=0.25, label="two phases"))

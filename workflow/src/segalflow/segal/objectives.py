@@ -4,7 +4,8 @@ Maximum likelihood (the recommended recipe): one chain per condition of the grid
 sweeps, exchanges between neighbouring conditions and, once the network has learnt something, independence
 Metropolis with the network's own draws, which carries chains across first-order lines. Each configuration is moved by a
 random symmetry of the cell and its sites carry the heat-bath probability as label (Rao-Blackwell): the same gradient on
-average, far less noise.
+average, far less noise. Where the energy does not change when the two species are exchanged (Ising), half of the
+configurations are also flipped, and stand for the opposite delta_mu.
 
 Reverse KL (Damewood et al. 2022): ``E_q[ln q + (U - dmu N)/kT]`` by REINFORCE with a leave-one-out baseline; needs no
 Monte Carlo and collapses more easily.
@@ -73,6 +74,18 @@ def visited_conditions(run: Run, divergence: np.ndarray) -> np.ndarray:
     return np.minimum(np.searchsorted(edges, np.arange(n) + run.rng.random()), n - 1)
 
 
+def mirrored_conditions(run: Run) -> np.ndarray | None:
+    """Return for every condition the one of opposite delta_mu, -1 where the grid holds none, (n_conditions,).
+
+    None if the model is not known to be the same with its species exchanged.
+    """
+    if not getattr(run.sampler.model, "is_even", False):
+        return None
+    opposite = np.isclose(run.delta_mu[:, None], -run.delta_mu[None], rtol=0, atol=1e-9 * np.ptp(run.delta_mu))
+    found = opposite & (run.temperature[:, None] == run.temperature[None])
+    return np.where(found.any(1), found.argmax(1), -1)
+
+
 class LikelihoodObjective:
     """Maximum likelihood on the replica pool."""
 
@@ -86,6 +99,7 @@ class LikelihoodObjective:
         # Running estimate of KL(p|q) + KL(q|p) of every condition, from the refreshes.
         self.divergence = np.ones(len(run.temperature))
         self.spins = self.fields = self.past = self.kept = self.kept_fields = None
+        self.mirror = mirrored_conditions(run)
 
     def prepare(self) -> None:
         """Start the pool in equilibrium: at each condition from above (disordered) or from an ordered state, by lot.
@@ -162,6 +176,11 @@ class LikelihoodObjective:
         self.spins, self.fields = np.empty_like(spins), np.empty(spins.shape, dtype=np.float32)
         self.spins[rows, moved] = spins
         self.fields[rows, moved] = fields
+        if self.mirror is not None:
+            # A pair of conditions changes places, or neither.
+            lot = run.rng.random(len(spins)) < 0.5
+            flipped = np.flatnonzero((self.mirror >= 0) & lot[np.minimum(self.mirror, rows[:, 0])])
+            self.spins[flipped], self.fields[flipped] = (-a[self.mirror[flipped]] for a in (self.spins, self.fields))
         self.spins, self.fields = run.sampler.placed(self.spins), run.sampler.placed(self.fields)
         orders = [run.rng.permutation(visited_conditions(run, self.divergence)) for _ in range(self.groups)]
         # Blocks of the counting kernel are wide: all of a round at once costs a fraction of one part after another.
