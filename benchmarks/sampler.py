@@ -323,18 +323,19 @@ def trained(
 
 
 def _steps_in(seconds: float, model, cell, system: System, network: dict, training: dict) -> int:
-    """Steps of a network that fill the time, from two short trials: what both spend beside their steps counts once.
+    """Steps that fill the time, from trials of up to a fifth of it; what comes beside steps counts once."""
 
-    The trials are shorter for large cells, where a step takes seconds.
-    """
-    short, long = (41, 121) if model.n_sites < 500 else (3, 11)
-    spent = []
-    for steps in (1, short, long):  # compiling and the like happens in the first
+    def trial(steps: int) -> float:
         start = time.process_time()
         train(model, cell, *system.grid, network=network, training={**training, "steps": steps}, seed=1)
-        spent.append(time.process_time() - start)
-    each = (spent[2] - spent[1]) / (long - short)
-    return max(20, int((seconds - spent[1]) / each) + short)
+        return time.process_time() - start
+
+    trial(1)  # compiles
+    shorter, longer = (1, trial(1)), (10, trial(10))
+    while longer[1] < 0.2 * seconds:
+        shorter, longer = longer, (2 * longer[0], trial(2 * longer[0]))
+    each = (longer[1] - shorter[1]) / (longer[0] - shorter[0])
+    return max(20, longer[0] + int((seconds - longer[1]) / each))
 
 
 def _quantiles(values: np.ndarray) -> list[float]:
