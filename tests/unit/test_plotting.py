@@ -142,6 +142,8 @@ def test_fields_are_named_and_hold_both_errors(boundaries):
     assert drawn["x_right_model"].to_numpy() == pytest.approx(0.0196, rel=1e-3)
     written = [text.get_text() for panel in figure.axes for text in panel.texts]
     assert written.count("solid solution") == 2
+    _, data = fields.plot_fields(two, ("A", "B"))  # no tops
+    assert set(data["kind"]) == {"two_phase"}
     figure, data = fields.plot_fields(boundary_table([]), ("A", "B"))
     assert not len(data)
     assert "no boundary found" in figure.axes[0].texts[0].get_text()

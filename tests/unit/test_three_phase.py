@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from segalflow.phases.lines import find_junctions
-from segalflow.plotting.three_phase import at_three_phases, join_lines
+from segalflow.plotting.three_phase import join_lines, without_three_phases
 
 
 def gaps(middle_below: bool) -> pd.DataFrame:
@@ -33,8 +33,11 @@ def test_lines_end_on_the_three_phase_line(middle_below) -> None:
     assert ends[0.52] == pytest.approx((0.52, 0.85))
     assert ends[0.2] == pytest.approx((0.15, 0.85))
     junctions = find_junctions(points)
-    assert at_three_phases(pd.Series({"boundary": 0, "temperature": 250.0}), junctions)
-    assert not at_three_phases(pd.Series({"boundary": 1, "temperature": 450.0}), junctions)
+    tops = pd.DataFrame({"boundary": [0, 1, 2], "temperature": [250.0, 450.0, 250.0]})
+    assert without_three_phases(tops, junctions)["boundary"].tolist() == [1, 2]
+    assert without_three_phases(tops, [])["boundary"].tolist() == [0, 1, 2]
+    nothing = without_three_phases(tops.iloc[:0], junctions)
+    assert (len(nothing), list(nothing.columns)) == (0, list(tops.columns))
 
 
 def test_lines_without_a_junction_are_as_they_are() -> None:

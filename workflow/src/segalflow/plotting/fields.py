@@ -30,7 +30,7 @@ from segalflow.plotting.style import (
     new_figure,
     unit_label,
 )
-from segalflow.plotting.three_phase import at_three_phases, join_lines
+from segalflow.plotting.three_phase import join_lines, without_three_phases
 
 PREFERRED = ("order_parameter", "equal_weight", "common_tangent", "composition_jump", "alpha_shape", "hysteresis")
 """Criteria in the order in which the first with a two-phase field is drawn (but see `segalflow.phases.leading`)."""
@@ -236,7 +236,7 @@ def plot_fields(
         for _, line in own[own["kind"] == "transition"].groupby("boundary"):
             _draw_transitions(panels, line, BLACK)
         tops, junctions = own[own["kind"] == "gap_top"], find_junctions(gaps)
-        tops = tops[[not at_three_phases(row, junctions) for _, row in tops.iterrows()]]
+        tops = without_three_phases(tops, junctions)
         for panel, column in ((panels[0], "x_left"), (panels[1], "delta_mu")):
             middle = tops["temperature"]
             vertical = np.abs(np.stack([middle - tops["temperature_low"], tops["temperature_high"] - middle]))

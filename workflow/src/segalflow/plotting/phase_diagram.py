@@ -30,7 +30,7 @@ from segalflow.plotting.style import (
     new_figure,
     unit_label,
 )
-from segalflow.plotting.three_phase import at_three_phases, join_lines
+from segalflow.plotting.three_phase import join_lines, without_three_phases
 
 CRITERION_LOOKS = {
     "composition_jump": ("o", "-", "composition jump"),
@@ -245,7 +245,7 @@ def plot_phase_diagram(
                 _error_bars(axes, plain, x, np.stack([error, error]), colour, marker)
         top = part[part["kind"] == "gap_top"]
         junctions = find_junctions(_gaps(boundaries, criterion, method))
-        top = top[[not at_three_phases(row, junctions) for _, row in top.iterrows()]]
+        top = without_three_phases(top, junctions)
         if len(top):
             _error_bars(axes, top, top["x_left"].to_numpy(float), None, colour, "*")
             axes.plot(top["x_left"], top["temperature"], "*", ms=7, mfc="white", mec=colour, mew=0.8, zorder=5)

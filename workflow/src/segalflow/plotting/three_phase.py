@@ -7,6 +7,7 @@ the three phases.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from segalflow.phases.lines import Junction, cut_line, find_junctions
@@ -55,9 +56,14 @@ def _piece_at(pieces: list[tuple[int, pd.DataFrame]], number: int, temperature: 
     return next(k for k, (n, piece) in enumerate(pieces) if n == number and (piece["temperature"] == temperature).any())
 
 
-def at_three_phases(top: pd.Series, junctions: list[Junction]) -> bool:
-    """Return whether the top of a gap is where it becomes one with its neighbour: the three-phase line shows it."""
-    return any(
-        int(top["boundary"]) in (j.left, j.right, j.whole) and j.below <= top["temperature"] <= j.above
-        for j in junctions
-    )
+def without_three_phases(tops: pd.DataFrame, junctions: list[Junction]) -> pd.DataFrame:
+    """Return the tops of gaps without those where a gap becomes one with its neighbour: the three-phase line shows it.
+
+    Args:
+        tops: boundary points, any number of them.
+        junctions: three-phase temperatures of the same lines (`segalflow.phases.lines.find_junctions`).
+    """
+    shown = np.zeros(len(tops), dtype=bool)
+    for j in junctions:
+        shown |= tops["boundary"].isin([j.left, j.right, j.whole]) & tops["temperature"].between(j.below, j.above)
+    return tops[~shown]
