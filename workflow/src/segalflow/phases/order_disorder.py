@@ -160,10 +160,10 @@ def _balance(
 
 
 def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
-    """Distance of a peak's mean from its maximum in x: three times that of mean and median (Pearson).
+    """Distance of a peak's mean from its maximum in x, to leading order in the cell's size.
 
-    To leading order both are k_3/(2 k_2) with the cumulants of N; the median is not moved by a far tail, as k_3 is by
-    the few decorations of an ordered phase that are half dissolved. Zero where the peak is narrower than half a site:
+    The smaller of ``k_3/(2 k_2)`` (cumulants of N), which a far tail of few decorations blows up, and three times the
+    distance of mean and median (Pearson), which a second hump does. Zero where the peak is narrower than half a site:
     there it is a single composition.
     """
     n = np.arange(curve.n_sites + 1)
@@ -171,10 +171,11 @@ def _skew(curve: FreeEnergy, row: int, delta_mu: float) -> float:
     p = np.exp(values - values.max())
     p /= p.sum()
     mean = p @ n
-    if p @ (n - mean) ** 2 <= 0.25:
+    second, third = (float(p @ (n - mean) ** k) for k in (2, 3))
+    if second <= 0.25:
         return 0.0
     median = np.interp(0.5, np.append(0.0, np.cumsum(p)), np.append(n, curve.n_sites + 1) - 0.5)
-    return float(3 * abs(mean - median) / curve.n_sites)
+    return float(min(abs(third) / (2 * second), 3 * abs(mean - median)) / curve.n_sites)
 
 
 def _succession(
