@@ -232,7 +232,7 @@ def measure(
             operations = choose_operations(sampler, system.sweep.get("symmetries", 8), np.random.default_rng(5))
             below = system.sweep.get("symmetrise_below", 0.5)
             exactly = exact_ness(sampler, levels_of(model), system.grid, operations, below)
-        symmetry = check_symmetry(sampler, *system.grid, seed=3, flip_at=0.0 if system.expansion is None else None)
+        symmetry = check_symmetry(sampler, *system.grid, seed=3, flip_at=0.0 if model.is_even else None)
         report(
             {
                 "system": name,

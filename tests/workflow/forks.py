@@ -114,15 +114,16 @@ def serve(address: str) -> None:
 
 
 @functools.cache
-def _server() -> tuple[str, subprocess.Popen]:
-    """Address and process of this session's server; it ends with the session, when its standard input does."""
-    address = f"{tempfile.mkdtemp()}/forks"
+def _server() -> tuple[str, subprocess.Popen, tempfile.TemporaryDirectory]:
+    """Address, process and folder of this session's server; it ends with the session, when its standard input does."""
+    folder = tempfile.TemporaryDirectory()
+    address = f"{folder.name}/forks"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, __file__, address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     process.stdout.readline()
-    return address, process
+    return address, process, folder
 
 
 def run_snakemake(
