@@ -203,6 +203,9 @@ def measure(
         if label == "paper":
             training = {**training, "steps": _steps_in(seconds, model, cell, system, network, training)}
         sampler, spent = trained(name, system, model, cell, network, training, reference, keep)
+        if label == "paper" and spent < 0.9 * seconds:  # its trials took steps for slower than they are
+            training = {**training, "steps": int(training["steps"] * seconds / spent)}
+            sampler, spent = trained(name, system, model, cell, network, training, reference, keep)
         seconds = seconds or spent
         if label not in networks:
             continue

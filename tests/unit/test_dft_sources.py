@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -364,6 +365,41 @@ def test_a_file_is_fetched_once_and_a_local_one_comes_first(tmp_path) -> None:
     # A local file, of the same content: it is what is read.
     (tmp_path / "mine.csv").write_text("a\n1\n")
     assert locate(database, tmp_path / "other") == tmp_path / "mine.csv"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_a_member_of_an_archive_is_fetched_by_its_own_checksum(tmp_path, kind) -> None:
+    (tmp_path / "tree" / "data").mkdir(parents=True)
+    data = tmp_path / "tree" / "data" / "mine.csv"
+    data.write_text("a\n1\n")
+    archive = Path(shutil.make_archive(str(tmp_path / "public"), kind, tmp_path / "tree"))
+    database = {"url": archive.as_uri(), "member": "data/mine.csv", "sha256": file_sha256(data)}
+    if kind != "zip":
+        database["member"] = "./data/mine.csv"  # as `make_archive` names it
+    kept = locate(database, tmp_path / "d")
+    assert (kept.read_text(), kept.name) == ("a\n1\n", f"{file_sha256(data)}-mine.csv")
+    archive.unlink()
+    assert locate(database, tmp_path / "d") == kept
+    # A local file is checked by the same checksum.
+    assert locate({**database, "path": str(data)}, tmp_path / "other") == data
+
+
+def test_an_archive_that_is_none_or_lacks_the_member_is_a_sentence(tmp_path) -> None:
+    (tmp_path / "tree" / "data").mkdir(parents=True)
+    (tmp_path / "tree" / "data" / "mine.csv").write_text("a\n1\n")
+    archive = Path(shutil.make_archive(str(tmp_path / "public"), "gztar", tmp_path / "tree"))
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(archive.read_bytes()[:60])
+    for url, member, words in (
+        (archive, "data/other.csv", r"the archive holds no file 'data/other\.csv' \(database\.member\)"),
+        (archive, "./data", r"holds no file '\./data'"),
+        (archive, "./data/mine.csv", r"expected SHA-256 000.*, its member \./data/mine\.csv has"),
+        (tmp_path / "tree" / "data" / "mine.csv", "mine.csv", "expected a zip or tar archive"),
+        (cut, "./data/mine.csv", "expected a zip or tar archive"),
+    ):
+        with pytest.raises(ArtefactError, match=words):
+            locate({"url": url.as_uri(), "member": member, "sha256": "0" * 64}, tmp_path / "d")
+    assert not list((tmp_path / "d").iterdir())
 
 
 @pytest.mark.reference

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +50,15 @@ def locate(database: Mapping[str, Any], downloads: Path) -> Path:
     """Return the local file of a database: ``path`` where that exists, else a verified copy of ``url``.
 
     Args:
-        database: settings with ``path``, or ``url`` and ``sha256``, or all of them.
+        database: settings with ``path``, or ``url`` and ``sha256``, or all of them; with ``member`` the URL is that of
+            an archive, and the checksum that of the member, as that of a local file.
         downloads: folder of the copies, each named by its checksum.
 
     Raises:
         SettingsError: if neither is given, or a URL without its checksum.
-        ArtefactError: if the file is missing, cannot be fetched, or has another checksum.
+        ArtefactError: if the file is missing, cannot be fetched, is not in its archive, or has another checksum.
     """
-    path, url, expected = database.get("path"), database.get("url"), database.get("sha256")
+    path, url, expected, member = (database.get(k) for k in ("path", "url", "sha256", "member"))
     if path and not Path(path).is_file() and not (url and expected):
         advice = f"; fetch it from {url}, or give its SHA-256 as database.sha256 to have it fetched" if url else ""
         raise ArtefactError(f"{path}: the file does not exist (database.path){advice}")
@@ -68,7 +71,7 @@ def locate(database: Mapping[str, Any], downloads: Path) -> Path:
         raise SettingsError("database: expected 'path' (a local file) or 'url' with 'sha256'")
     if not expected:
         raise SettingsError(f"database.sha256: '{url}' needs the SHA-256 of the file")
-    kept = downloads / f"{expected.lower()}-{url.rsplit('/', 1)[-1].split('?')[0]}"
+    kept = downloads / f"{expected.lower()}-{(member or url).rsplit('/', 1)[-1].split('?')[0]}"
     if kept.is_file() and file_sha256(kept) == expected.lower():
         return kept
     with atomic_path(kept) as temporary:
@@ -79,10 +82,30 @@ def locate(database: Mapping[str, Any], downloads: Path) -> Path:
             raise ArtefactError(
                 f"{url}: cannot be fetched ({error}); fetch it by hand and name it in database.path"
             ) from None
+        if member:
+            temporary.write_bytes(_member_of(temporary, member, url))
         found = hashlib.sha256(temporary.read_bytes()).hexdigest()
         if found != expected.lower():
-            raise ArtefactError(f"{url}: expected SHA-256 {expected} (database.sha256), the file has {found}")
+            what = f"its member {member}" if member else "the file"
+            raise ArtefactError(f"{url}: expected SHA-256 {expected} (database.sha256), {what} has {found}")
     return kept
+
+
+def _member_of(archive: Path, member: str, url: str) -> bytes:
+    """Content of a file in a zip or tar archive (of whatever compression)."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                return opened.read(member)
+        with tarfile.open(archive) as opened:
+            file = opened.extractfile(member)
+            if file is None:
+                raise KeyError(member)
+            return file.read()
+    except KeyError:
+        raise ArtefactError(f"{url}: the archive holds no file '{member}' (database.member)") from None
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ArtefactError(f"{url}: expected a zip or tar archive (database.member is given): {error}") from None
 
 
 def format_of(database: Mapping[str, Any], path: Path) -> str:
