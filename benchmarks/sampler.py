@@ -337,8 +337,10 @@ def _steps_in(seconds: float, model, cell, system: System, network: dict, traini
         return time.process_time() - start
 
     trial(1)  # compiles
-    longer = 62 if model.n_sites < 500 else 12
-    measuring, both = trial(0), (trial(longer) - trial(2)) / (longer - 2)
+    if model.n_sites < 500:
+        first = trial(80)  # measures as often as the training will
+        return max(20, int(80 + (seconds - first) * 160 / (trial(240) - first)))
+    measuring, both = trial(0), (trial(12) - trial(2)) / 10
     return max(20, int((seconds - 50 * measuring) / max(both - measuring, 0.05 * both)))
 
 
