@@ -61,6 +61,7 @@ class Project:
         text = done.stdout + done.stderr
         if "Nothing to be done" in text:
             return Counter()
+        print(text)  # the reasons: pytest shows them where a test expected another plan
         table = re.search(r"^job\s+count\n[-\s]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
         assert table, text
         jobs = Counter({row.split()[0]: int(row.split()[1]) for row in table.group(1).splitlines() if row.strip()})
