@@ -12,7 +12,8 @@ from segalflow.structures.pool import read_pool
 with logged(snakemake.log[0]) as log:
     lattice = lattice_from_settings(snakemake.params.lattice)
     settings = snakemake.params.calculation
-    path = locate(settings["database"], Path("work") / "downloads")
+    fetched = snakemake.input.fetched
+    path = locate(settings["database"], Path(fetched) if fetched else None)
     pool = read_pool(snakemake.input.pool, lattice) if snakemake.input.pool else []
     gathered = ingest_database(path, lattice, settings, {atoms.info["structure"]: atoms for atoms in pool})
     log.info("\n%s", gathered.summary.to_string(index=False))

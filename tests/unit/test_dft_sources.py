@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,15 @@ from fake_vasp import write_run
 
 from segalflow.artefacts import write_structures
 from segalflow.dft.calculation import run_calculation
-from segalflow.dft.databases import ingest_database, locate, read_entries, total_energy
+from segalflow.dft.databases import (
+    ingest_database,
+    is_fetched,
+    keep_fetched,
+    locate,
+    name_of,
+    read_entries,
+    total_energy,
+)
 from segalflow.dft.dataset import build_dataset, read_dataset, read_records
 from segalflow.dft.engines import check_engine, create_engine
 from segalflow.dft.ingestion import find_runs, ingest_vasp, require_some, run_files, write_records
@@ -304,84 +310,48 @@ def test_csv_tables_name_structures_in_three_ways(pool, tmp_path) -> None:
 
 
 def test_files_are_checked_by_their_checksum(tmp_path) -> None:
-    data = tmp_path / "data.csv"
+    data, kept = tmp_path / "data.csv", tmp_path / "kept" / "data.csv"
     data.write_text("a\n1\n")
     good = file_sha256(data)
-    assert locate({"path": str(data), "sha256": good}, tmp_path / "d") == data
-    kept = locate({"url": data.as_uri(), "sha256": good}, tmp_path / "d")
+    public = {"url": "https://x.invalid/data.csv?raw=1", "sha256": good.upper()}
+    assert locate({"path": str(data), "sha256": good}) == data
+    assert (is_fetched(public), name_of(public)) == (True, "data.csv")
+    keep_fetched(data, public, kept)
     assert kept.read_text() == "a\n1\n"
-    assert kept.name.startswith(good)
-    data.write_text("changed")
-    assert locate({"url": data.as_uri(), "sha256": good}, tmp_path / "d") == kept
-    assert locate({"url": "http://x.invalid/y", "path": str(data)}, tmp_path / "d") == data
-    for database, error, words in (
-        ({"path": str(data), "sha256": good}, ArtefactError, "expected SHA-256"),
-        ({"url": data.as_uri(), "sha256": "0" * 64}, ArtefactError, "the file has"),
-        ({"url": data.as_uri()}, SettingsError, "needs the SHA-256"),
-        ({"url": (tmp_path / "no").as_uri(), "sha256": good[::-1]}, ArtefactError, "cannot be fetched"),
-        ({"path": str(tmp_path / "no")}, ArtefactError, "does not exist"),
-        (
-            {"path": "no", "url": "http://x.invalid/y"},
-            ArtefactError,
-            "fetch it from http://x.invalid/y, or give its SHA",
-        ),
-        ({}, SettingsError, "expected 'path'"),
+    assert locate(public, kept) == kept
+    # A local file comes first, and without a checksum nothing is fetched.
+    for database in ({**public, "path": str(data)}, {"url": public["url"]}, {"path": str(tmp_path / "no")}):
+        assert not is_fetched(database)
+    assert is_fetched({**public, "path": str(tmp_path / "no")})
+    assert locate({**public, "path": str(data)}) == data
+    with pytest.raises(ArtefactError, match=r"expected SHA-256 000.*, the file has"):
+        keep_fetched(data, {**public, "sha256": "0" * 64}, tmp_path / "other" / "data.csv")
+    assert not list((tmp_path / "other").iterdir())  # nothing of it is kept
+    for database, fetched, error, words in (
+        ({"path": str(data), "sha256": "0" * 64}, None, ArtefactError, "expected SHA-256 000"),
+        ({**public, "sha256": "0" * 64}, kept, ArtefactError, "expected SHA-256 000"),
+        ({"url": public["url"]}, None, SettingsError, "needs the SHA-256"),
+        ({"path": str(tmp_path / "no")}, None, ArtefactError, "does not exist"),
+        ({"path": "no", "url": "http://x.invalid/y"}, None, ArtefactError, "fetch it from http://x.invalid/y, or give"),
+        ({}, None, SettingsError, "expected 'path'"),
     ):
         with pytest.raises(error, match=words):
-            locate(database, tmp_path / "d")
-
-
-def test_a_file_is_fetched_once_and_a_local_one_comes_first(tmp_path) -> None:
-    (tmp_path / "public").mkdir()
-    (tmp_path / "public" / "data.csv").write_text("a\n1\n")
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments, directory=str(tmp_path / "public"))
-
-        def log_message(self, *arguments) -> None:
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/data.csv"
-        database = {
-            "path": str(tmp_path / "mine.csv"),
-            "url": url,
-            "sha256": file_sha256(tmp_path / "public" / "data.csv"),
-        }
-        kept = locate(database, tmp_path / "downloads")
-        assert kept.read_text() == "a\n1\n"
-        assert locate(database, tmp_path / "downloads") == kept
-        assert asked == ["/data.csv"]
-        (tmp_path / "public" / "data.csv").write_text("something else")
-        with pytest.raises(ArtefactError, match="the file has"):
-            locate(database, tmp_path / "other")
-        assert not list((tmp_path / "other").iterdir())  # nothing of it is kept
-        with pytest.raises(ArtefactError, match=r"cannot be fetched \(HTTP Error 404"):
-            locate({**database, "url": url + ".gz"}, tmp_path / "other")
-        server.shutdown()
-    # A local file, of the same content: it is what is read.
-    (tmp_path / "mine.csv").write_text("a\n1\n")
-    assert locate(database, tmp_path / "other") == tmp_path / "mine.csv"
+            locate(database, fetched)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
-def test_a_member_of_an_archive_is_fetched_by_its_own_checksum(tmp_path, kind) -> None:
+def test_a_member_of_an_archive_is_kept_by_its_own_checksum(tmp_path, kind) -> None:
     (tmp_path / "tree" / "data").mkdir(parents=True)
     data = tmp_path / "tree" / "data" / "mine.csv"
     data.write_text("a\n1\n")
     archive = Path(shutil.make_archive(str(tmp_path / "public"), kind, tmp_path / "tree"))
-    database = {"url": archive.as_uri(), "member": "data/mine.csv", "sha256": file_sha256(data)}
-    if kind != "zip":
-        database["member"] = "./data/mine.csv"  # as `make_archive` names it
-    kept = locate(database, tmp_path / "d")
-    assert (kept.read_text(), kept.name) == ("a\n1\n", f"{file_sha256(data)}-mine.csv")
-    archive.unlink()
-    assert locate(database, tmp_path / "d") == kept
+    member = "data/mine.csv" if kind == "zip" else "./data/mine.csv"  # as `make_archive` names it
+    database = {"url": "https://x.invalid/public", "member": member, "sha256": file_sha256(data)}
+    kept = tmp_path / "d" / name_of(database)
+    keep_fetched(archive, database, kept)
+    assert (kept.read_text(), kept.name) == ("a\n1\n", "mine.csv")
     # A local file is checked by the same checksum.
-    assert locate({**database, "path": str(data)}, tmp_path / "other") == data
+    assert locate({**database, "path": str(data)}) == data
 
 
 def test_an_archive_that_is_none_or_lacks_the_member_is_a_sentence(tmp_path) -> None:
@@ -390,15 +360,16 @@ def test_an_archive_that_is_none_or_lacks_the_member_is_a_sentence(tmp_path) -> 
     archive = Path(shutil.make_archive(str(tmp_path / "public"), "gztar", tmp_path / "tree"))
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(archive.read_bytes()[:60])
-    for url, member, words in (
+    for download, member, words in (
         (archive, "data/other.csv", r"the archive holds no file 'data/other\.csv' \(database\.member\)"),
         (archive, "./data", r"holds no file '\./data'"),
         (archive, "./data/mine.csv", r"expected SHA-256 000.*, its member \./data/mine\.csv has"),
         (tmp_path / "tree" / "data" / "mine.csv", "mine.csv", "expected a zip or tar archive"),
         (cut, "./data/mine.csv", "expected a zip or tar archive"),
     ):
+        database = {"url": "https://x.invalid/public", "member": member, "sha256": "0" * 64}
         with pytest.raises(ArtefactError, match=words):
-            locate({"url": url.as_uri(), "member": member, "sha256": "0" * 64}, tmp_path / "d")
+            keep_fetched(download, database, tmp_path / "d" / "mine.csv")
     assert not list((tmp_path / "d").iterdir())
 
 

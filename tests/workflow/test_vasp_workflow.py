@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.server
+import re
+import shutil
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from ase.io import write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fake_vasp import write_run
@@ -18,6 +23,7 @@ from project import Project, copy_sources
 from segalflow.dft.vasp_inputs import vasp_inputs
 from segalflow.errors import SettingsError
 from segalflow.lattice import parent_lattice
+from segalflow.provenance import file_sha256
 from segalflow.structures.enumeration import enumerate_pool
 from segalflow.study import prepare_study
 
@@ -147,24 +153,64 @@ def test_jobs_run_vasp_restart_it_and_pass_the_gate(sources) -> None:
 
 @pytest.mark.reference
 def test_a_database_becomes_the_dataset(sources, reference) -> None:
-    from segalflow.provenance import file_sha256
-
     data = reference / "cuau" / "cuau_training_41.extxyz"
     energy = {"key": "formation_energy_per_atom", "kind": "formation"}
-    settings = {
-        "engine": "database",
-        "database": {"url": data.resolve().as_uri(), "sha256": file_sha256(data), "energy": energy},
-    }
+    settings = {"engine": "database", "database": {"path": str(data), "sha256": file_sha256(data), "energy": energy}}
     done = snakemake(sources, "database", settings, "energies", as_typed=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = table(sources, "database", "dataset.csv")
     assert len(found) == 41
     assert found["formation_energy_eV_per_atom"].min() == pytest.approx(-0.0432, abs=2e-4)
-    settings["database"]["path"] = str(data)
     settings["database"]["sha256"] = "0" * 64
     done = snakemake(sources, "database", settings, "energies")
     assert done.returncode != 0
     assert "expected SHA-256 0000" in "".join(_said(done))
+
+
+def test_a_public_database_is_fetched_once_and_a_local_file_comes_first(sources, tmp_path) -> None:
+    (tmp_path / "public").mkdir()
+    data = tmp_path / "public" / "data.extxyz"
+    for number, structure in enumerate(POOL):
+        atoms = structure.copy()
+        atoms.info = {"energy": -0.01 * number}
+        write(data, atoms, format="extxyz", append=True)
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments, directory=str(data.parent))
+
+        def log_message(self, form, *arguments) -> None:
+            asked.append(str(arguments[0]).split()[0])
+
+    mine = tmp_path / "mine.extxyz"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/data.extxyz"
+        public = {"path": str(mine), "url": url, "sha256": file_sha256(data), "energy": {"kind": "total"}}
+        settings = {"engine": "database", "database": public}
+        done = snakemake(sources, "public", settings, "energies")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(table(sources, "public", "dataset.csv")) == len(POOL)
+        assert asked.count("GET") == 1
+        kept = sources / "work" / "public" / "databases" / "emt" / "data.extxyz"
+        assert kept.read_bytes() == data.read_bytes()
+        # Another file at the URL: the one that was fetched stays, and a study that asks for it now has no use for it.
+        data.write_text("something else")
+        assert "Nothing to be done" in "".join(_said(snakemake(sources, "public", settings, "energies")))
+        done = snakemake(sources, "changed", settings, "energies")
+        assert done.returncode != 0
+        assert re.search(r"data\.extxyz: expected SHA-256 \w+ \(database\.sha256\), the file has", "".join(_said(done)))
+        assert not (sources / "work" / "changed" / "databases" / "emt" / "data.extxyz").exists()
+        server.shutdown()
+    # Without the server what was fetched still serves, and a study that has not fetched it names the URL.
+    assert "Nothing to be done" in "".join(_said(snakemake(sources, "public", settings, "energies")))
+    done = snakemake(sources, "changed", settings, "energies")
+    assert done.returncode != 0
+    assert url in "".join(_said(done))
+    shutil.copy(kept, mine)
+    assert snakemake(sources, "changed", settings, "energies").returncode == 0
+    assert len(table(sources, "changed", "dataset.csv")) == len(POOL)
 
 
 def test_a_bad_block_is_one_sentence(repository) -> None:

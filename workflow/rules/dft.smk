@@ -115,10 +115,38 @@ rule ingest_vasp:
         "../../scripts/ingest_vasp.py"
 
 
+# Where the workflow was started: the nodes of a cluster may see no network.
+rule fetch_database:
+    input:
+        url=database_url,
+    output:
+        database=update("work/{study}/databases/{calculation}/{file}"),
+    log:
+        "logs/{study}/fetch_database/{calculation}/{file}.log",
+    benchmark:
+        "results/{study}/benchmarks/fetch_database/{calculation}/{file}.tsv"
+    wildcard_constraints:
+        calculation=calculations_by(CONFIG["calculations"], "database"),
+        file="[^/]+",
+    localrule: True
+    conda:
+        "../../envs/vasp.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        code=code("fetch_database.py"),
+        database=fetched_by,
+    script:
+        "../../scripts/fetch_database.py"
+
+
 rule ingest_database:
     input:
         pool=wanted_pool,
         files=local_database,
+        fetched=fetched_database,
     output:
         pool=update("results/{study}/dft/{calculation}/pool.extxyz"),
         records=update("results/{study}/dft/{calculation}/records.json"),

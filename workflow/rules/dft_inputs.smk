@@ -76,8 +76,33 @@ def existing_runs(wildcards):
 
 
 def local_database(wildcards):
-    """Local files of a database (a URL is fetched by its job, where there is no local file)."""
+    """Local files of a database."""
     database = CONFIG["calculations"][wildcards.calculation]["database"]
     path = database.get("path")
     kept = path and (Path(path).exists() or not database.get("url"))
     return [*([path] if kept else []), *filter(None, [database.get("structures")])]
+
+
+def fetched_database(wildcards):
+    """A database that is fetched by its URL, where there is no local file."""
+    from segalflow.dft.databases import is_fetched, name_of
+
+    database = CONFIG["calculations"][wildcards.calculation]["database"]
+    if not is_fetched(database):
+        return []
+    return f"work/{STUDY}/databases/{wildcards.calculation}/{name_of(database)}"
+
+
+def database_url(wildcards):
+    """Where it is fetched from, by whichever storage plugin of Snakemake is for such URLs.
+
+    The checksum says which file it is: that the one at the URL has become newer means nothing.
+    """
+    database = CONFIG["calculations"][wildcards.calculation]["database"]
+    return ancient(storage(database["url"]))
+
+
+def fetched_by(wildcards):
+    """What is fetched and how it is checked: nothing else of a database's settings fetches it again."""
+    database = CONFIG["calculations"][wildcards.calculation]["database"]
+    return {key: database.get(key) for key in ("url", "member", "sha256")}

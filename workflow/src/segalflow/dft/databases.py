@@ -6,11 +6,8 @@ become total energies a cell, with what was done to them in every record.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,49 +43,63 @@ class Entry:
     status: str = FAILED
 
 
-def locate(database: Mapping[str, Any], downloads: Path) -> Path:
-    """Return the local file of a database: ``path`` where that exists, else a verified copy of ``url``.
+def is_fetched(database: Mapping[str, Any]) -> bool:
+    """Return whether a database is to be fetched: by ``url`` and ``sha256``, where no local file comes before it."""
+    path = database.get("path")
+    return bool(database.get("url") and database.get("sha256")) and not (path and Path(path).is_file())
+
+
+def name_of(database: Mapping[str, Any]) -> str:
+    """Return the name of the file that is fetched: the last part of ``member``, or else of ``url``."""
+    return str(database.get("member") or database["url"]).rsplit("/", 1)[-1].split("?")[0]
+
+
+def keep_fetched(download: Path, database: Mapping[str, Any], target: Path) -> None:
+    """Keep what was fetched from ``url`` (or its ``member``) if it is what ``sha256`` says.
 
     Args:
-        database: settings with ``path``, or ``url`` and ``sha256``, or all of them; with ``member`` the URL is that of
-            an archive, and the checksum that of the member, as that of a local file.
-        downloads: folder of the copies, each named by its checksum.
+        download: the file as fetched.
+        database: settings with ``url``, ``sha256`` and, for an archive, ``member``.
+        target: where the database is kept.
+
+    Raises:
+        ArtefactError: if the member is not in the archive, or the file has another checksum; nothing is kept then.
+    """
+    url, member, expected = database["url"], database.get("member"), database["sha256"].lower()
+    with atomic_path(target) as temporary:
+        if member:
+            temporary.write_bytes(_member_of(download, member, url))
+        else:
+            shutil.copyfile(download, temporary)
+        found = file_sha256(temporary)
+        if found != expected:
+            what = f"its member {member}" if member else "the file"
+            raise ArtefactError(f"{url}: expected SHA-256 {expected} (database.sha256), {what} has {found}")
+
+
+def locate(database: Mapping[str, Any], fetched: Path | None = None) -> Path:
+    """Return the file of a database: ``path`` where that exists, else what was fetched from ``url``.
+
+    Args:
+        database: settings with ``path``, or ``url`` and ``sha256``, or all of them.
+        fetched: the file that `keep_fetched` kept.
 
     Raises:
         SettingsError: if neither is given, or a URL without its checksum.
-        ArtefactError: if the file is missing, cannot be fetched, is not in its archive, or has another checksum.
+        ArtefactError: if the file is missing or has another checksum.
     """
-    path, url, expected, member = (database.get(k) for k in ("path", "url", "sha256", "member"))
-    if path and not Path(path).is_file() and not (url and expected):
+    path, url, expected = (database.get(k) for k in ("path", "url", "sha256"))
+    local = Path(path) if path and Path(path).is_file() else fetched
+    if local is None and path:
         advice = f"; fetch it from {url}, or give its SHA-256 as database.sha256 to have it fetched" if url else ""
         raise ArtefactError(f"{path}: the file does not exist (database.path){advice}")
-    if path and Path(path).is_file():
-        found = file_sha256(path)
-        if expected and found != expected.lower():
-            raise ArtefactError(f"{path}: expected SHA-256 {expected} (database.sha256), found {found}")
-        return Path(path)
-    if not url:
-        raise SettingsError("database: expected 'path' (a local file) or 'url' with 'sha256'")
-    if not expected:
+    if local is None and url:
         raise SettingsError(f"database.sha256: '{url}' needs the SHA-256 of the file")
-    kept = downloads / f"{expected.lower()}-{(member or url).rsplit('/', 1)[-1].split('?')[0]}"
-    if kept.is_file() and file_sha256(kept) == expected.lower():
-        return kept
-    with atomic_path(kept) as temporary:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as answer, temporary.open("wb") as target:
-                shutil.copyfileobj(answer, target)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            raise ArtefactError(
-                f"{url}: cannot be fetched ({error}); fetch it by hand and name it in database.path"
-            ) from None
-        if member:
-            temporary.write_bytes(_member_of(temporary, member, url))
-        found = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        if found != expected.lower():
-            what = f"its member {member}" if member else "the file"
-            raise ArtefactError(f"{url}: expected SHA-256 {expected} (database.sha256), {what} has {found}")
-    return kept
+    if local is None:
+        raise SettingsError("database: expected 'path' (a local file) or 'url' with 'sha256'")
+    if expected and (found := file_sha256(local)) != expected.lower():
+        raise ArtefactError(f"{local}: expected SHA-256 {expected} (database.sha256), found {found}")
+    return local
 
 
 def _member_of(archive: Path, member: str, url: str) -> bytes:
