@@ -106,9 +106,15 @@ def test_a_second_run_has_nothing_to_do(project) -> None:
 
 
 def test_touching_every_file_reruns_nothing(project) -> None:
-    for file in sorted(p for p in project.folder.rglob("*") if p.is_file() and ".snakemake" not in p.parts):
+    files = sorted(p for p in project.folder.rglob("*") if p.is_file() and ".snakemake" not in p.parts)
+    before = {file: file.stat() for file in files}
+    for file in files:
         os.utime(file)
-    assert not project.planned()
+    try:
+        assert not project.planned()
+    finally:  # without a record of checksums it is dates that count, and other tests take such records away
+        for file, stat in before.items():
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_comments_and_docstrings_rerun_nothing(project) -> None:
