@@ -2,12 +2,14 @@
 
 from segalflow.artefacts import read_table, write_table
 from segalflow.cells import read_cell
+from segalflow.energy.registry import read_model_file
 from segalflow.ensemble import read_ensemble
 from segalflow.samples import read_samples
 from segalflow.scripting import logged
 from segalflow.structures.pool import read_pool
+from segalflow.thermo.dilute import dilute_levels
 from segalflow.thermo.order_parameters import classify_samples, label_phases, references_of
-from segalflow.thermo.phase_weights import compute_phase_weights, write_phase_weights
+from segalflow.thermo.phase_weights import compute_phase_weights, with_dilute_solution, write_phase_weights
 from segalflow.thermo.short_range_order import correlation_table
 
 with logged(snakemake.log[0]) as log:
@@ -31,5 +33,6 @@ with logged(snakemake.log[0]) as log:
     )
     if "refused" in weights.attributes:
         log.warning(weights.attributes["refused"])
-    write_phase_weights(snakemake.output.weights, weights)
+    levels = dilute_levels(read_model_file(snakemake.input.model).place(cell), cell)
+    write_phase_weights(snakemake.output.weights, with_dilute_solution(weights, levels))
     write_table(snakemake.output.correlations, correlation_table(samples, cell, **snakemake.params.correlations))

@@ -1,6 +1,8 @@
 rule compute_free_energies:
     input:
         unpack(with_samples),
+        model=of_expansion("model.json"),
+        cell="results/{study}/cells/{cell}.json",
     output:
         free_energy="results/{study}/free_energy/{cell}/{method}.nc",
     log:
@@ -191,6 +193,7 @@ rule label_phases:
     input:
         samples="results/{study}/ensemble/{cell}/{method}_samples.nc",
         table="results/{study}/ensemble/{cell}/{method}.nc",
+        model=of_expansion("model.json"),
         cell="results/{study}/cells/{cell}.json",
         hull=hull_if_any,
         pool=pool_if_any,

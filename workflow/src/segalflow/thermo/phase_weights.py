@@ -21,6 +21,7 @@ import xarray as xr
 
 from segalflow.artefacts import read_dataset, write_dataset
 from segalflow.samples import unpack_spins
+from segalflow.thermo.dilute import Levels, with_dilute_ends
 from segalflow.thermo.free_energy import FreeEnergy, describe_source
 from segalflow.thermo.order_parameters import SOLUTION, check_references, classify_samples, order_waves, squared_order
 from segalflow.thermo.pooling import UnresolvedError, pool_samples, usable_conditions
@@ -150,6 +151,20 @@ def compute_phase_weights(
         stars.append(Star(tuple(members), len(order_waves(images))))
         powers.append(squared_order(spins, images))
     return PhaseWeights(phases, [curve(p) for p in powers], [curve(p**2) for p in powers], stars, source)
+
+
+def with_dilute_solution(weights: PhaseWeights, levels: Levels) -> PhaseWeights:
+    """Return weights of the phases in which those of the dilute solid solution have their exact ratios.
+
+    As `thermo.dilute.with_dilute_ends`, where no other phase holds samples of these compositions.
+    """
+    if not levels or SOLUTION not in weights.phases:
+        return weights
+    ends = sorted(levels)
+    if any(np.isfinite(c.log_weight[:, ends]).any() for name, c in weights.phases.items() if name != SOLUTION):
+        return weights
+    exact = with_dilute_ends(weights.phases[SOLUTION], levels)
+    return replace(weights, phases={**weights.phases, SOLUTION: exact})
 
 
 def _stars(references: Mapping[str, np.ndarray]) -> list[list[str]]:
